@@ -1,0 +1,197 @@
+//! What goes into the core and what comes out of it: the whole of its contact with the world.
+//!
+//! Every input is plain data, so that a stream of them can be recorded and replayed to the same outputs.
+
+use hal::{FromChip, ToChip};
+use serde::{Deserialize, Serialize};
+
+use crate::policy::Polled;
+
+/// Kinds of kernel objects that are dumped as one, in dependency order (kernel-facts 43).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum DumpKind {
+    /// `RTM_GETLINK`
+    Link,
+    /// `RTM_GETNETCONF`, both families
+    Netconf,
+    /// `RTM_GETADDR`, both families
+    Addr,
+    /// `RTM_GETNEXTHOP`
+    NextHop,
+    /// `RTM_GETNEIGH`, both families
+    Neigh,
+    /// `RTM_GETRULE`, both families
+    Rule,
+    /// `RTM_GETROUTE`, IPv4, all tables
+    Route4,
+    /// `RTM_GETROUTE`, IPv6, all tables
+    Route6,
+}
+
+impl DumpKind {
+    /// All kinds, in dependency order.
+    pub const ALL: [DumpKind; 8] = [
+        DumpKind::Link,
+        DumpKind::Netconf,
+        DumpKind::Addr,
+        DumpKind::NextHop,
+        DumpKind::Neigh,
+        DumpKind::Rule,
+        DumpKind::Route4,
+        DumpKind::Route6,
+    ];
+}
+
+/// One thing that happened. Inputs are handled in the order in which the core is given them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Input {
+    /// One read from the monitor socket: one or more whole netlink messages. `seq` is the reader's stamp: within the
+    /// high and within the low queue it ascends; a route message older than the last purge of its device is dropped.
+    Monitor {
+        /// The reader's stamp.
+        seq: u64,
+        /// The bytes as read.
+        buf: Vec<u8>,
+    },
+    /// The monitor socket lost messages (`ENOBUFS`). All fences are void; everything is to be dumped.
+    Overrun,
+    /// The fence came out of both queues: everything that the kernel said before the request has been handed in.
+    Fence {
+        /// As in [`Output::Fence`].
+        id: u64,
+    },
+    /// Part of a dump.
+    Dump {
+        /// As in [`Output::Dump`].
+        id: u64,
+        /// Which kind.
+        kind: DumpKind,
+        /// Stamp of the monitor's reader when the dump was asked for.
+        seq: u64,
+        /// One or more whole netlink messages.
+        buf: Vec<u8>,
+    },
+    /// A dump is over.
+    DumpEnd {
+        /// As in [`Output::Dump`].
+        id: u64,
+        /// Which kind.
+        kind: DumpKind,
+        /// Whether all of it arrived uninterrupted (`NLM_F_DUMP_INTR`); if not, it is to be asked for again.
+        complete: bool,
+    },
+    /// The kernel's answer to [`Output::Request`]: an errno, 0 for success.
+    Ack {
+        /// As in the request.
+        id: u64,
+        /// As in `errno.h`; positive.
+        errno: i32,
+        /// The kernel's own words (`NLMSGERR_ATTR_MSG`), where it gave any.
+        message: String,
+    },
+    /// What is never announced was read (sysctls, firewall, IPsec, tc, XDP).
+    Polled(Box<Polled>),
+    /// From the chip.
+    Chip(FromChip),
+    /// The connection to the chip is gone; the sentence says why.
+    ChipLost(String),
+    /// From the operator.
+    Request {
+        /// Comes back in [`Output::Reply`].
+        id: u64,
+        /// What is asked.
+        request: Request,
+    },
+    /// Nothing happened but time.
+    Tick,
+}
+
+/// One thing that the edge is to do.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Output {
+    /// Dump a kind over the dump socket; answered by [`Input::Dump`] and [`Input::DumpEnd`].
+    Dump {
+        /// Comes back in the answer.
+        id: u64,
+        /// Which kind.
+        kind: DumpKind,
+    },
+    /// Send a netlink request over the request socket; answered by [`Input::Ack`].
+    Request {
+        /// Comes back in the answer.
+        id: u64,
+        /// One whole message; the edge fills in sequence number and `NLM_F_REQUEST | NLM_F_ACK`.
+        message: Vec<u8>,
+    },
+    /// Send a fence over the monitor socket; answered by [`Input::Fence`].
+    Fence {
+        /// Comes back in the answer.
+        id: u64,
+    },
+    /// Read everything that is polled now; answered by [`Input::Polled`].
+    Poll,
+    /// To the chip. The core keeps to the window of batches in flight.
+    Chip(ToChip),
+    /// To the operator.
+    Reply {
+        /// As in the request.
+        id: u64,
+        /// The answer.
+        reply: Reply,
+    },
+}
+
+/// What an operator can ask of the core.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// State, reasons, warnings.
+    Status,
+    /// Interfaces and what the chip makes of them.
+    Links,
+    /// Neighbours and what the chip makes of them.
+    Neighs,
+    /// A page of routes with what became of each.
+    Routes {
+        /// Where to go on; 0 at first.
+        cursor: u64,
+        /// How many at most.
+        max: u32,
+    },
+    /// The chip's counters.
+    Counters,
+    /// How full the chip's tables are.
+    Resources,
+    /// A page of one table of the chip, raw.
+    Table {
+        /// By its CLI name.
+        name: String,
+        /// Where to go on; 0 at first.
+        cursor: u64,
+    },
+    /// Answer when the chip holds all that the kernel knows now.
+    Settle,
+    /// Compare kernel, desired and chip afresh.
+    Check,
+    /// The asker gave up waiting: forget its request.
+    Cancel {
+        /// The request's id.
+        id: u64,
+    },
+}
+
+/// Answers are JSON, made where the objects are, in `ip -j`'s names where the same thing has one.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub enum Reply {
+    /// The whole answer, as JSON text.
+    Json(String),
+    /// A page, as a JSON array, and where to go on.
+    Page {
+        /// JSON text of an array.
+        json: String,
+        /// `None` at the end.
+        next: Option<u64>,
+    },
+    /// What was asked can't be answered; one sentence.
+    Error(String),
+}

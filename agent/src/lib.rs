@@ -1,0 +1,9 @@
+//! Virga's agent: mirrors the kernel's forwarding state into a forwarding chip.
+//!
+//! State flows one way: `netlink` decodes, `mirror` keeps the kernel's objects, `compile` turns them into verdicts,
+//! `program` brings the chip there. `core` ties these together without any I/O; all sockets, threads and timers are in `edge`.
+
+pub mod compile;
+pub mod input;
+pub mod mirror;
+pub mod policy;

@@ -1,0 +1,34 @@
+//! The contract between Virga's agent and a forwarding chip.
+//!
+//! A chip is a set of typed [tables](crate::tables). The agent chooses the keys; it sets and removes entries in
+//! batches, and reads back what is programmed. There is nothing else: no handles, no calls per feature.
+//!
+//! # The laws
+//! The conformance suite (`conformance.rs`) holds every backend to them.
+//!
+//! * **(a)** Overwriting an existing key never fails for want of room.
+//! * **(b)** Overwriting with *trap* never fails at all, nor does remove; removing a key that others refer to makes those
+//!   trap ([`TrapClass::Dangling`], or [`TrapClass::Glean`] and [`TrapClass::Unresolved`] for a neighbour) until it is set
+//!   again. [`Reason::Busy`] is never the answer to either.
+//! * **(c)** A rejected set leaves the old entry as it was.
+//! * **(d)** A set that refers to a missing key is rejected with [`Reason::MissingRef`] naming it. A next hop's neighbour is not
+//!   such a reference: without an adjacency it traps.
+//! * **(e)** An empty table means trap.
+//! * **(f)** The chip's boot id changes when it restarts; its tables are then empty.
+//! * **(g)** "Applied" means that packets already see it; within a batch, operations take effect in order, and the rest of
+//!   a batch stands when one is rejected.
+//!
+//! A *trap* in laws (a) and (b) is [`Fwd::Trap`], [`NextHopEntry::Trap`], an empty [`GroupEntry`], and a [`RifEntry`] with
+//! `ingress4`, `ingress6` and `egress` off.
+
+pub mod bus;
+pub mod chip;
+pub mod ip;
+pub mod profile;
+pub mod tables;
+
+pub use bus::{BusError, Conn, FromChip, Hello, ToChip};
+pub use chip::{Backend, Count, Counters, Event, Nanos, Op, PortCounters, Reason, Rejected, Usage};
+pub use ip::{Addr, Family, Mac, Prefix, V4, V6};
+pub use profile::Profile;
+pub use tables::*;

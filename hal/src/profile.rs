@@ -1,0 +1,50 @@
+//! What a chip says of itself: capacities and capabilities. Not what is in use: that is [`crate::Usage`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::tables::TableId;
+
+/// A chip's capacities and capabilities. Entries, unless said otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Its name, for status displays.
+    pub name: String,
+    /// Router interfaces.
+    pub rifs: u32,
+    /// IPv4 adjacencies.
+    pub neigh4: u32,
+    /// IPv6 adjacencies.
+    pub neigh6: u32,
+    /// Next hops.
+    pub nexthops: u32,
+    /// Next-hop groups.
+    pub groups: u32,
+    /// Members of one group; also the most that a group's weights may add up to after reduction.
+    pub group_members: u32,
+    /// IPv4 routes.
+    pub routes4: u32,
+    /// IPv6 routes.
+    pub routes6: u32,
+    /// Virtual routers.
+    pub vrfs: u32,
+    /// Largest frame in bytes, Ethernet header included, checksum not.
+    pub frame: u32,
+}
+
+impl Profile {
+    /// How many entries `table` holds.
+    pub fn capacity(&self, table: TableId) -> u32 {
+        match table {
+            TableId::Port => u32::MAX,
+            TableId::Switch => 1,
+            TableId::Rif => self.rifs,
+            TableId::Neigh4 => self.neigh4,
+            TableId::Neigh6 => self.neigh6,
+            TableId::NextHop => self.nexthops,
+            TableId::Group => self.groups,
+            TableId::Route4 => self.routes4,
+            TableId::Route6 => self.routes6,
+        }
+    }
+}

@@ -1,0 +1,600 @@
+//! The tables of the contract: key and entry types, names, kinds and ranks.
+//!
+//! One macro call at the end lists every table; a new table is its types and one row there.
+//! Not here: how a chip stores them, or how the kernel's objects become entries.
+
+use core::fmt;
+use core::hash::Hash;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use smallvec::SmallVec;
+
+use crate::ip::{Family, Mac, Prefix, V4, V6};
+
+macro_rules! ids {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(pub u32);
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.fmt(f)
+            }
+        }
+    )*};
+}
+
+ids! {
+    /// A front-panel port; numbered by the chip from 0 in the order of its configuration.
+    PortId;
+    /// A router interface. The agent uses the netdev's ifindex.
+    RifId;
+    /// A virtual router. 0 is the default one.
+    VrfId;
+    /// A next hop; chosen by the agent.
+    NextHopId;
+    /// A next-hop group; chosen by the agent.
+    GroupId;
+}
+
+/// What a table's content is held against (DESIGN, promise 3).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Equal to a fresh compile of the kernel's state.
+    Derived,
+    /// Satisfies the invariants of a fresh compile; which entries fit may depend on history.
+    Placed,
+    /// The chip is the truth; the agent only reads it.
+    Learned,
+}
+
+/// One table of the contract.
+pub trait Table: 'static {
+    /// Its number in messages.
+    const ID: TableId;
+    /// Its name in the CLI.
+    const NAME: &'static str;
+    /// Dependency order: sets go in ascending, removes in descending rank.
+    const RANK: u8;
+    /// What its content is held against.
+    const KIND: Kind;
+    /// What the agent names an entry by.
+    type Key: Copy + Ord + Hash + fmt::Debug + Serialize + DeserializeOwned + Into<AnyKey>;
+    /// What the chip holds.
+    type Entry: Clone + Eq + fmt::Debug + Serialize + DeserializeOwned;
+    /// The record of one entry.
+    fn record(key: Self::Key, entry: Self::Entry) -> Record;
+    /// The inverse of [`Table::record`]; `None` for a record of another table.
+    fn entry(record: &Record) -> Option<(Self::Key, &Self::Entry)>;
+}
+
+// ---------------------------------------------------------------- ports
+
+/// Why a port cannot carry frames between its wire and its netdev.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PortFault {
+    /// The netdev was deleted.
+    HostIfDeleted,
+    /// The netdev was moved to another network namespace.
+    HostIfMoved,
+    /// The wire's device is gone.
+    WireGone,
+    /// The wire's device could not be brought up or given the MTU.
+    WireRefused,
+}
+
+/// A front-panel port as the chip sees it. Written by the chip alone.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PortEntry {
+    /// The configured name; the netdev may have been renamed since.
+    pub name: String,
+    /// Ifindex of the port's netdev (the TAP) in [`PortEntry::netns`]; 0 if it is gone.
+    pub ifindex: u32,
+    /// Inode of the network namespace that the netdev is in (`stat -L -c %i /proc/PID/ns/net`).
+    pub netns: u64,
+    /// MAC address of wire and netdev.
+    pub mac: Mac,
+    /// MTU of the wire in bytes, without Ethernet header.
+    pub mtu: u32,
+    /// Whether the netdev is administratively up.
+    pub admin: bool,
+    /// Whether the wire has carrier. Off while `admin` is off or `fault` stands.
+    pub link: bool,
+    /// The wire as configured, `packet:eth1` for example.
+    pub wire: String,
+    /// What is wrong with the port, if anything is.
+    pub fault: Option<PortFault>,
+}
+
+// ---------------------------------------------------------------- switch-wide
+
+/// Key of a table that holds one entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Global;
+
+/// What selects a member of a hash group (`Documentation/networking/ip-sysctl.rst`, `fib_multipath_hash_policy`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum HashPolicy {
+    /// Policy 0: source and destination address; for IPv6 flow label and next header as well.
+    #[default]
+    L3,
+    /// Policy 1: addresses, protocol and ports; fragments, the first included, without ports.
+    L4,
+}
+
+/// Settings of the whole chip. Absent: [`HashPolicy::L3`] for both families.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SwitchEntry {
+    /// For IPv4.
+    pub hash4: HashPolicy,
+    /// For IPv6.
+    pub hash6: HashPolicy,
+}
+
+// ---------------------------------------------------------------- router interfaces
+
+/// What a router interface stands on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RifKind {
+    /// The untagged frames of a port.
+    Port(PortId),
+}
+
+/// Unicast reverse-path check of IPv4 sources (RFC 3704; `rp_filter`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Urpf {
+    /// `rp_filter=0`: only the switch's own addresses are refused as a source.
+    #[default]
+    Off,
+    /// `rp_filter=2`: the source must have a unicast route.
+    Loose,
+    /// `rp_filter=1`: the source's route must lead out of the interface that the frame came in by.
+    Strict,
+}
+
+/// A router interface. Absent: every frame of the port is trapped ([`TrapClass::NoRif`]).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RifEntry {
+    /// What it stands on.
+    pub kind: RifKind,
+    /// The virtual router whose routes its frames use.
+    pub vrf: VrfId,
+    /// Its MAC: frames to any other are trapped, and routed frames leave with it as source.
+    pub mac: Mac,
+    /// IPv4 MTU of what leaves through it: bytes of an IP packet.
+    pub mtu4: u32,
+    /// IPv6 MTU of what leaves through it.
+    pub mtu6: u32,
+    /// Whether IPv4 frames that came in by it may be forwarded; else they are trapped.
+    pub ingress4: bool,
+    /// The same for IPv6.
+    pub ingress6: bool,
+    /// Whether frames may leave through it; else what would is trapped.
+    pub egress: bool,
+    /// Source check of IPv4 frames that came in by it.
+    pub urpf: Urpf,
+}
+
+// ---------------------------------------------------------------- neighbours, next hops, groups
+
+/// Key of an adjacency.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct NeighKey<F: Family> {
+    /// The interface it is reached through.
+    pub rif: RifId,
+    /// Its address there.
+    pub addr: F::Addr,
+}
+
+/// An adjacency: how a frame to that neighbour is addressed. Absent: what needs it is trapped
+/// ([`TrapClass::Glean`] by a connected route, [`TrapClass::Unresolved`] by a next hop).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NeighEntry {
+    /// Destination MAC.
+    pub mac: Mac,
+}
+
+/// One next hop.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NextHopEntry {
+    /// To the neighbour (RIF, address). An IPv4 route may use an IPv6 next hop (`RTA_VIA`, RFC 5549).
+    Ip(RifId, IpAddr),
+    /// To the packet's own destination on that interface.
+    Connected(RifId),
+    /// To the kernel.
+    Trap(TrapClass),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// A member of a group.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Member {
+    /// Where its share goes.
+    pub nexthop: NextHopId,
+    /// Its share, relative to the sum over the group; 1 or more.
+    pub weight: u16,
+}
+
+/// A group of next hops; a single next hop is a group of one. Empty: trap.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct GroupEntry {
+    /// Its members, in the kernel's order.
+    pub members: SmallVec<[Member; 2]>,
+}
+
+// ---------------------------------------------------------------- routes
+
+/// Key of a route.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct RouteKey<F: Family> {
+    /// The virtual router.
+    pub vrf: VrfId,
+    /// The destination.
+    pub prefix: Prefix<F>,
+}
+
+/// The verdict on a packet, for routes and whatever else decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fwd {
+    /// To a member of the group.
+    Group(GroupId),
+    /// To the packet's own destination on that interface; no adjacency traps as glean.
+    Connected(RifId),
+    /// To the kernel.
+    Trap(TrapClass),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// Why a frame goes to the kernel. Each class has a policer and a counter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum TrapClass {
+    /// ARP (RFC 826).
+    Arp,
+    /// Neighbour discovery: ICMPv6 types 133 to 137 (RFC 4861).
+    Nd,
+    /// To one of the switch's own addresses.
+    ToUs,
+    /// Broadcast, at the link or in IP.
+    Broadcast,
+    /// Multicast, at the link or in IP.
+    Multicast,
+    /// TTL or hop limit of 1 or 0.
+    Ttl,
+    /// Longer than the MTU of the interface that it would leave by.
+    Mtu,
+    /// IPv4 options, or an IPv6 hop-by-hop header.
+    Options,
+    /// A connected destination without an adjacency.
+    Glean,
+    /// A next hop without an adjacency.
+    Unresolved,
+    /// No route.
+    NoRoute,
+    /// Would leave by the interface it came in by: the kernel may owe a redirect.
+    SameInterface,
+    /// The source is one of the switch's own, or fails the reverse-path check.
+    Source,
+    /// A source or destination address of special use, which the kernel has to judge.
+    Special,
+    /// A header that is truncated, has a wrong length, version or checksum.
+    Malformed,
+    /// Addressed to another MAC than the router interface's.
+    OtherMac,
+    /// Carries a VLAN tag that no router interface takes.
+    Vlan,
+    /// Neither ARP nor IP.
+    Protocol,
+    /// The port has no router interface.
+    NoRif,
+    /// The interface it came in by does not forward this family.
+    NotForwarding,
+    /// The interface it would leave by is closed to hardware, or was removed.
+    EgressClosed,
+    /// The port it would leave by has no link.
+    PortDown,
+    /// The next hop, group or interface that the route points at is not programmed.
+    Dangling,
+    /// A route that answers with an ICMP error: unreachable or prohibit.
+    Unreachable,
+    /// A route that hardware does not carry; the agent knows why.
+    Punt,
+    /// A route that would forward, but a route below it found no room.
+    NoRoom,
+}
+
+impl TrapClass {
+    /// Every class, in the order of its number.
+    pub const ALL: [TrapClass; 26] = [
+        TrapClass::Arp,
+        TrapClass::Nd,
+        TrapClass::ToUs,
+        TrapClass::Broadcast,
+        TrapClass::Multicast,
+        TrapClass::Ttl,
+        TrapClass::Mtu,
+        TrapClass::Options,
+        TrapClass::Glean,
+        TrapClass::Unresolved,
+        TrapClass::NoRoute,
+        TrapClass::SameInterface,
+        TrapClass::Source,
+        TrapClass::Special,
+        TrapClass::Malformed,
+        TrapClass::OtherMac,
+        TrapClass::Vlan,
+        TrapClass::Protocol,
+        TrapClass::NoRif,
+        TrapClass::NotForwarding,
+        TrapClass::EgressClosed,
+        TrapClass::PortDown,
+        TrapClass::Dangling,
+        TrapClass::Unreachable,
+        TrapClass::Punt,
+        TrapClass::NoRoom,
+    ];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Its name in configuration, CLI and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrapClass::Arp => "arp",
+            TrapClass::Nd => "nd",
+            TrapClass::ToUs => "to-us",
+            TrapClass::Broadcast => "broadcast",
+            TrapClass::Multicast => "multicast",
+            TrapClass::Ttl => "ttl",
+            TrapClass::Mtu => "mtu",
+            TrapClass::Options => "options",
+            TrapClass::Glean => "glean",
+            TrapClass::Unresolved => "unresolved",
+            TrapClass::NoRoute => "no-route",
+            TrapClass::SameInterface => "same-interface",
+            TrapClass::Source => "source",
+            TrapClass::Special => "special",
+            TrapClass::Malformed => "malformed",
+            TrapClass::OtherMac => "other-mac",
+            TrapClass::Vlan => "vlan",
+            TrapClass::Protocol => "protocol",
+            TrapClass::NoRif => "no-rif",
+            TrapClass::NotForwarding => "not-forwarding",
+            TrapClass::EgressClosed => "egress-closed",
+            TrapClass::PortDown => "port-down",
+            TrapClass::Dangling => "dangling",
+            TrapClass::Unreachable => "unreachable",
+            TrapClass::Punt => "punt",
+            TrapClass::NoRoom => "no-room",
+        }
+    }
+}
+
+impl fmt::Display for TrapClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Why a frame goes nowhere. Each reason has a counter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[repr(u8)]
+pub enum DropReason {
+    /// A blackhole route.
+    Blackhole,
+    /// Shorter than an Ethernet header: no netdev takes it.
+    Runt,
+    /// Longer than the chip's buffers.
+    Giant,
+    /// Its trap class was over its rate.
+    Policer,
+    /// A trap whose queue towards the kernel was full.
+    TrapQueue,
+    /// A trap on a port whose netdev is gone or refused the frame.
+    HostIf,
+    /// The wire refused the frame or its queue was full.
+    WireTx,
+    /// A frame from the kernel for a port without link.
+    LinkDown,
+}
+
+impl DropReason {
+    /// Every reason, in the order of its number.
+    pub const ALL: [DropReason; 8] = [
+        DropReason::Blackhole,
+        DropReason::Runt,
+        DropReason::Giant,
+        DropReason::Policer,
+        DropReason::TrapQueue,
+        DropReason::HostIf,
+        DropReason::WireTx,
+        DropReason::LinkDown,
+    ];
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
+    /// Its name in CLI and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Blackhole => "blackhole",
+            DropReason::Runt => "runt",
+            DropReason::Giant => "giant",
+            DropReason::Policer => "policer",
+            DropReason::TrapQueue => "trap-queue",
+            DropReason::HostIf => "host-if",
+            DropReason::WireTx => "wire-tx",
+            DropReason::LinkDown => "link-down",
+        }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+// ---------------------------------------------------------------- the list of tables
+
+macro_rules! tables {
+    ($($(#[$doc:meta])* $id:literal $table:ident $name:literal $rank:literal $kind:ident $key:ty => $entry:ty;)*) => {
+        /// The number of a table in messages.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        #[repr(u8)]
+        pub enum TableId { $($(#[$doc])* $table = $id,)* }
+
+        impl TableId {
+            /// Every table, in ascending order of rank.
+            pub const ALL: &'static [TableId] = &[$(TableId::$table,)*];
+            /// Its name in the CLI.
+            pub fn name(self) -> &'static str {
+                match self { $(TableId::$table => $name,)* }
+            }
+            /// Sets go in ascending, removes in descending rank.
+            pub fn rank(self) -> u8 {
+                match self { $(TableId::$table => $rank,)* }
+            }
+            /// What its content is held against.
+            pub fn kind(self) -> Kind {
+                match self { $(TableId::$table => Kind::$kind,)* }
+            }
+        }
+
+        /// A key of any table.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+        pub enum AnyKey { $($(#[$doc])* $table($key),)* }
+
+        impl AnyKey {
+            /// The table it is a key of.
+            pub fn table(&self) -> TableId {
+                match self { $(AnyKey::$table(_) => TableId::$table,)* }
+            }
+        }
+
+        /// Key and entry of any table.
+        #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+        pub enum Record { $($(#[$doc])* $table($key, $entry),)* }
+
+        impl Record {
+            /// The table it belongs to.
+            pub fn table(&self) -> TableId {
+                match self { $(Record::$table(..) => TableId::$table,)* }
+            }
+            /// Its key.
+            pub fn key(&self) -> AnyKey {
+                match self { $(Record::$table(k, _) => AnyKey::$table(*k),)* }
+            }
+        }
+
+        /// Markers of the tables, for code that is generic over [`Table`].
+        pub mod table {
+            use super::*;
+            $(
+                $(#[$doc])*
+                #[derive(Clone, Copy, Debug)]
+                pub struct $table;
+                impl Table for $table {
+                    const ID: TableId = TableId::$table;
+                    const NAME: &'static str = $name;
+                    const RANK: u8 = $rank;
+                    const KIND: Kind = Kind::$kind;
+                    type Key = $key;
+                    type Entry = $entry;
+                    fn record(key: $key, entry: $entry) -> Record { Record::$table(key, entry) }
+                    fn entry(record: &Record) -> Option<($key, &$entry)> {
+                        match record { Record::$table(k, e) => Some((*k, e)), _ => None }
+                    }
+                }
+                impl From<$key> for AnyKey {
+                    fn from(k: $key) -> AnyKey { AnyKey::$table(k) }
+                }
+            )*
+        }
+    };
+}
+
+tables! {
+    /// Front-panel ports and their netdevs.
+    0 Port "port" 0 Learned PortId => PortEntry;
+    /// Settings of the whole chip.
+    1 Switch "switch" 1 Derived Global => SwitchEntry;
+    /// Router interfaces.
+    2 Rif "rif" 2 Derived RifId => RifEntry;
+    /// IPv4 adjacencies.
+    3 Neigh4 "neigh4" 3 Derived NeighKey<V4> => NeighEntry;
+    /// IPv6 adjacencies.
+    4 Neigh6 "neigh6" 3 Derived NeighKey<V6> => NeighEntry;
+    /// Next hops.
+    5 NextHop "nexthop" 4 Derived NextHopId => NextHopEntry;
+    /// Next-hop groups.
+    6 Group "group" 5 Derived GroupId => GroupEntry;
+    /// IPv4 routes.
+    7 Route4 "route4" 6 Placed RouteKey<V4> => Fwd;
+    /// IPv6 routes.
+    8 Route6 "route6" 6 Placed RouteKey<V6> => Fwd;
+}
+
+impl TableId {
+    /// The table of that CLI name.
+    pub fn by_name(name: &str) -> Option<TableId> {
+        TableId::ALL.iter().copied().find(|t| t.name() == name)
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl fmt::Display for AnyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ", self.table())?;
+        match self {
+            AnyKey::Port(k) => write!(f, "{k}"),
+            AnyKey::Switch(_) => Ok(()),
+            AnyKey::Rif(k) => write!(f, "{k}"),
+            AnyKey::Neigh4(k) => write!(f, "{} rif {}", k.addr, k.rif),
+            AnyKey::Neigh6(k) => write!(f, "{} rif {}", k.addr, k.rif),
+            AnyKey::NextHop(k) => write!(f, "{k}"),
+            AnyKey::Group(k) => write!(f, "{k}"),
+            AnyKey::Route4(k) => write!(f, "{} vrf {}", k.prefix, k.vrf),
+            AnyKey::Route6(k) => write!(f, "{} vrf {}", k.prefix, k.vrf),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_of_classes_and_reasons_are_their_places() {
+        for (i, c) in TrapClass::ALL.iter().enumerate() {
+            assert_eq!(*c as usize, i, "{c}");
+        }
+        for (i, r) in DropReason::ALL.iter().enumerate() {
+            assert_eq!(*r as usize, i, "{r}");
+        }
+        let ranks: Vec<u8> = TableId::ALL.iter().map(|t| t.rank()).collect();
+        assert!(ranks.is_sorted(), "TableId::ALL ascends by rank");
+        for (i, t) in TableId::ALL.iter().enumerate() {
+            assert_eq!(*t as usize, i);
+            assert_eq!(TableId::by_name(t.name()), Some(*t));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Virga's simulated forwarding chip.
+//!
+//! `table` holds the lookup tables, `stage` the forwarding pipeline (pure: frames in, verdicts out), `chip` the contract's
+//! side of both. `wire`, `hostif` and `worker` move frames; nothing else in the crate does I/O.
+
+pub mod stage;

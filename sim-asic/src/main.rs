@@ -1,0 +1,2 @@
+//! The simulated chip as a process.
+fn main() {}

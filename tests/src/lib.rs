@@ -1,0 +1,1 @@
+//! Worlds of namespaces and what the scenario tests share. Nothing depends on this crate.
