@@ -92,7 +92,8 @@ pub enum Input {
     },
     /// What is never announced was read (sysctls, firewall, IPsec, tc, XDP).
     Polled(Box<Polled>),
-    /// From the chip.
+    /// From the chip. On each new connection the edge itself says [`ToChip::Hello`] first, so that the core's first news
+    /// of it is [`FromChip::Hello`]; what an old connection still said after [`Input::ChipLost`] is thrown away.
     Chip(FromChip),
     /// The connection to the chip is gone; the sentence says why.
     ChipLost(String),
@@ -110,7 +111,9 @@ pub enum Input {
 /// One thing that the edge is to do.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Output {
-    /// Dump a kind over the dump socket; answered by [`Input::Dump`] and [`Input::DumpEnd`].
+    /// Dump a kind over the dump socket; answered by [`Input::Dump`] and [`Input::DumpEnd`]. At most one is asked for at
+    /// a time; a kind of two families is two requests in a row under one id, and one [`Input::DumpEnd`]. A kind that this
+    /// kernel does not have ends complete and empty.
     Dump {
         /// Comes back in the answer.
         id: u64,
@@ -124,7 +127,8 @@ pub enum Output {
         /// One whole message; the edge fills in sequence number and `NLM_F_REQUEST | NLM_F_ACK`.
         message: Vec<u8>,
     },
-    /// Send a fence over the monitor socket; answered by [`Input::Fence`].
+    /// Send a fence over the monitor socket; answered by [`Input::Fence`]. One whose answer does not come, after an
+    /// overrun for example, is forgotten: the core sends another under a new id.
     Fence {
         /// Comes back in the answer.
         id: u64,

@@ -4,6 +4,7 @@
 //! `program` brings the chip there. `core` ties these together without any I/O; all sockets, threads and timers are in `edge`.
 
 pub mod compile;
+pub mod core;
 pub mod input;
 pub mod mirror;
 pub mod policy;
