@@ -2,7 +2,11 @@
 //!
 //! Reading frames, sending them, policing traps and talking to the kernel is `worker`'s.
 
+use std::sync::Arc;
+
 use hal::{DropReason, PortId, TrapClass};
+
+use crate::counters::WorkerCounters;
 
 /// What is to be done with a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,4 +33,46 @@ pub struct Packet<'a> {
     pub frame: &'a mut [u8],
     /// Set by the pipeline.
     pub verdict: Verdict,
+}
+
+/// Length of an Ethernet header without tags.
+const ETH: usize = 14;
+
+/// A reader of the chip's tables that decides on frames; one for each worker thread.
+#[derive(Debug)]
+pub struct Pipeline {
+    counters: Arc<WorkerCounters>,
+}
+
+impl Pipeline {
+    pub(crate) fn new(counters: Arc<WorkerCounters>) -> Self {
+        Pipeline { counters }
+    }
+    /// Where this worker counts; the pipeline's verdicts are already in it.
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+    /// Decide on each frame and rewrite those that are forwarded.
+    pub fn run(&mut self, batch: &mut [Packet<'_>]) {
+        for p in batch {
+            let bytes = p.frame.len() as u64;
+            p.verdict = match p.frame.len() {
+                ..ETH => Verdict::Drop(DropReason::Runt),
+                _ => Verdict::Trap(TrapClass::NoRif),
+            };
+            let Some(port) = self.counters.port(p.port) else { continue };
+            port.rx.add(1, bytes);
+            match p.verdict {
+                Verdict::Forward { .. } => port.forwarded.add(1, bytes),
+                Verdict::Trap(c) => {
+                    port.trapped.add(1, bytes);
+                    self.counters.traps[c as usize].add(1, bytes);
+                }
+                Verdict::Drop(r) => {
+                    port.dropped.add(1, bytes);
+                    self.counters.drops[r as usize].add(1, bytes);
+                }
+            }
+        }
+    }
 }

@@ -1,0 +1,250 @@
+//! All that one writer and many readers share without locks: atomic words, records under a seqlock, and quiescent
+//! states. Nothing else in the crate names an atomic `Ordering`.
+//!
+//! One thread writes tables; any number read them. Each kind of word here has exactly one writer at a time, so a
+//! read-modify-write is a load and a store. Not here: what the words mean.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(loom))]
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+
+/// An array of 32-bit words, all zero at first. Memory is reserved at once and touched when used.
+#[derive(Debug)]
+pub struct Words32(Box<[AtomicU32]>);
+
+/// An array of 64-bit words, all zero at first. Memory is reserved at once and touched when used.
+#[derive(Debug)]
+pub struct Words64(Box<[AtomicU64]>);
+
+#[cfg(not(loom))]
+fn zeroed<T: zerocopy::FromZeros>(n: usize) -> Box<[T]>
+where
+    [T]: zerocopy::KnownLayout<PointerMetadata = usize>,
+{
+    match <[T] as zerocopy::FromZeros>::new_box_zeroed_with_elems(n) {
+        Ok(b) => b,
+        // As `vec![]` does: there is no chip without its tables.
+        Err(_) => std::alloc::handle_alloc_error(std::alloc::Layout::new::<T>()),
+    }
+}
+
+impl Words32 {
+    /// `n` words.
+    pub fn new(n: usize) -> Self {
+        #[cfg(not(loom))]
+        return Words32(zeroed(n));
+        #[cfg(loom)]
+        return Words32((0..n).map(|_| AtomicU32::new(0)).collect());
+    }
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+    /// The word, and whatever was written before it was set; 0 outside of the array.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> u32 {
+        self.0.get(i).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+    /// Set the word; what was written before is seen by whoever sees the new value.
+    #[inline(always)]
+    pub fn set(&self, i: usize, v: u32) {
+        if let Some(w) = self.0.get(i) {
+            w.store(v, Ordering::Release);
+        }
+    }
+    /// Set the word to `new` and return what it was: for marks that a reader sets and the writer takes.
+    pub fn swap(&self, i: usize, new: u32) -> u32 {
+        self.0.get(i).map_or(0, |w| w.swap(new, Ordering::AcqRel))
+    }
+}
+
+impl Words64 {
+    /// `n` words.
+    pub fn new(n: usize) -> Self {
+        #[cfg(not(loom))]
+        return Words64(zeroed(n));
+        #[cfg(loom)]
+        return Words64((0..n).map(|_| AtomicU64::new(0)).collect());
+    }
+    /// How many there are.
+    pub fn size(&self) -> usize {
+        self.0.len()
+    }
+    /// The word, and whatever was written before it was set; 0 outside of the array.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> u64 {
+        self.0.get(i).map_or(0, |w| w.load(Ordering::Acquire))
+    }
+    /// Set the word; what was written before is seen by whoever sees the new value.
+    #[inline(always)]
+    pub fn set(&self, i: usize, v: u64) {
+        if let Some(w) = self.0.get(i) {
+            w.store(v, Ordering::Release);
+        }
+    }
+}
+
+/// A counter with one writer.
+#[derive(Debug)]
+pub struct Counter(AtomicU64);
+
+impl Default for Counter {
+    fn default() -> Self {
+        Counter(AtomicU64::new(0))
+    }
+}
+
+impl Counter {
+    /// Count `n` more. Only one thread may do so.
+    #[inline(always)]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+    /// What was counted.
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// How often a reader tries to get a record that is being written before it gives up.
+const TRIES: usize = 64;
+
+/// Records of `N` words that are read whole: each under a seqlock.
+#[derive(Debug)]
+pub struct Records<const N: usize>(Words64);
+
+impl<const N: usize> Records<N> {
+    /// `n` records, all words zero.
+    pub fn new(n: usize) -> Self {
+        Records(Words64::new(n * (N + 1)))
+    }
+    /// The record, never a mixture of two; `None` where the writer was interrupted in the midst of it, or outside of the array.
+    #[inline(always)]
+    pub fn get(&self, i: usize) -> Option<[u64; N]> {
+        let cells = self.0.0.get(i * (N + 1)..(i + 1) * (N + 1))?;
+        let (seq, words) = cells.split_first()?;
+        for _ in 0..TRIES {
+            let before = seq.load(Ordering::Acquire);
+            if before & 1 == 0 {
+                let mut v = [0; N];
+                for (v, w) in v.iter_mut().zip(words) {
+                    *v = w.load(Ordering::Relaxed);
+                }
+                fence(Ordering::Acquire);
+                if seq.load(Ordering::Relaxed) == before {
+                    return Some(v);
+                }
+            }
+            #[cfg(loom)]
+            loom::thread::yield_now();
+            #[cfg(not(loom))]
+            std::hint::spin_loop();
+        }
+        None
+    }
+    /// Write the record. Only one thread may do so.
+    pub fn set(&self, i: usize, v: [u64; N]) {
+        let Some((seq, words)) = self.0.0.get(i * (N + 1)..(i + 1) * (N + 1)).and_then(|c| c.split_first()) else {
+            return;
+        };
+        let before = seq.load(Ordering::Relaxed);
+        seq.store(before.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::Release);
+        for (v, w) in v.iter().zip(words) {
+            w.store(*v, Ordering::Relaxed);
+        }
+        seq.store(before.wrapping_add(2), Ordering::Release);
+    }
+}
+
+/// What a reader's cell holds while it reads nothing.
+const IDLE: u64 = u64::MAX;
+
+#[derive(Debug)]
+struct Shared {
+    /// Counts retirements; starts at 1.
+    now: AtomicU64,
+    /// One cell a reader.
+    readers: Mutex<Vec<Arc<AtomicU64>>>,
+}
+
+/// Quiescent states: tells the writer when no reader can still hold what it took out of the tables.
+#[derive(Clone, Debug)]
+pub struct Epochs(Arc<Shared>);
+
+/// A reader's announcement cell.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    cell: Arc<AtomicU64>,
+}
+
+/// While it lives, nothing that its reader can reach is used for something else.
+#[derive(Debug)]
+pub struct Pin<'a>(&'a AtomicU64);
+
+fn lock<T>(m: &Mutex<T>) -> MutexGuard<'_, T> {
+    m.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Default for Epochs {
+    fn default() -> Self {
+        Epochs(Arc::new(Shared { now: AtomicU64::new(1), readers: Mutex::new(Vec::new()) }))
+    }
+}
+
+impl Epochs {
+    /// A new reader.
+    pub fn reader(&self) -> Reader {
+        let cell = Arc::new(AtomicU64::new(IDLE));
+        lock(&self.0.readers).push(cell.clone());
+        Reader { shared: self.0.clone(), cell }
+    }
+    /// Say that something was taken out of the tables, and get the stamp for [`Epochs::passed`]. Writer only.
+    pub fn retire(&self) -> u64 {
+        self.0.now.fetch_add(1, Ordering::AcqRel) + 1
+    }
+    /// Whether no reader can still see what was retired with this stamp. Writer only.
+    pub fn passed(&self, stamp: u64) -> bool {
+        // Pairs with the fence in `pin`: either we see the reader's announcement, or it sees what we took out.
+        fence(Ordering::SeqCst);
+        lock(&self.0.readers).iter().all(|c| {
+            let at = c.load(Ordering::Acquire);
+            at == IDLE || at >= stamp
+        })
+    }
+    /// Wait until [`Epochs::passed`]: no longer than a reader's batch takes. Writer only.
+    pub fn wait(&self, stamp: u64) {
+        while !self.passed(stamp) {
+            #[cfg(loom)]
+            loom::thread::yield_now();
+            #[cfg(not(loom))]
+            std::thread::yield_now();
+        }
+    }
+}
+
+impl Reader {
+    /// Begin to read.
+    #[inline]
+    pub fn pin(&self) -> Pin<'_> {
+        self.cell.store(self.shared.now.load(Ordering::Acquire), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        Pin(&self.cell)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        lock(&self.shared.readers).retain(|c| !Arc::ptr_eq(c, &self.cell));
+    }
+}
+
+impl Drop for Pin<'_> {
+    fn drop(&mut self) {
+        self.0.store(IDLE, Ordering::Release);
+    }
+}
