@@ -1,24 +1,81 @@
 //! The policy gate: everything in the kernel that is not a route and yet has a say in forwarding.
 //!
-//! `Polled` is what was read of it, `read` (I/O) reads it, `gate` (pure) says what it closes. Unknown means closed.
+//! `read` (I/O) reads it into [`Polled`], `gate` (pure) says what it closes; unknown means closed. One module per
+//! kind of thing decodes and judges the kernel's answers, without I/O: `sysctl`, `nft`, `xtables`, `xfrm`, `tc`,
+//! `link`, `bpf`. Not here: `ip rule`s and netconf, which the kernel announces and the mirror keeps.
+//!
+//! What is known and cannot be seen from user space, and so is not watched: an ipvlan, macsec or passthru macvlan
+//! stacked on a port and moved to another network namespace; `nf_conntrack.enable_hooks=1` on the kernel's command
+//! line; SELinux's labelled networking; PMTU and redirect exceptions of single destinations that were learned
+//! before the gate opened.
+
+pub mod bpf;
+pub mod gate;
+pub mod link;
+pub mod nft;
+mod nl;
+pub mod read;
+pub mod sysctl;
+pub mod tc;
+pub mod xfrm;
+pub mod xtables;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use gate::gate;
+pub use read::Reader;
+pub use sysctl::markdown;
+
+/// A port's netdev as the agent knows it when it asks for a reading.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct PortRef {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+}
+
 /// One reading of all inputs that are never announced. Plain data; compared field by field with the reading before.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Polled {
+    /// The ports that were looked at. A port that is not among them is closed until the next reading.
+    pub ports: Vec<PortRef>,
     /// Path below `/proc/sys/net/` → value (trimmed), for every path that the sysctl table names, interfaces expanded.
+    /// One that this kernel does not have is absent.
     pub sysctls: BTreeMap<String, String>,
-    /// Findings that close the gate, each with its scope and one sentence.
+    /// Findings that close the gate, each with its scope and one sentence; those from sysctls are made by [`gate`].
     pub findings: Vec<Finding>,
     /// What could not be watched and is taken as absent (BPF attachments in a user namespace), for `status`.
     pub unwatched: Vec<String>,
 }
 
+impl Polled {
+    /// A sysctl's value as a number; `None` where the kernel lacks it or says something else.
+    pub fn number(&self, path: &str) -> Option<u32> {
+        self.sysctls.get(path)?.parse().ok()
+    }
+
+    /// IPv6 MTU of a port in bytes (`net.ipv6.conf.NAME.mtu`); `None` if IPv6 is not on the device.
+    pub fn mtu6(&self, name: &str) -> Option<u32> {
+        self.number(&format!("ipv6/conf/{name}/mtu"))
+    }
+
+    /// `base_reachable_time_ms` of a port in milliseconds, IPv6's with `v6`.
+    pub fn reachable_ms(&self, name: &str, v6: bool) -> Option<u32> {
+        self.number(&format!("{}/neigh/{name}/base_reachable_time_ms", if v6 { "ipv6" } else { "ipv4" }))
+    }
+
+    /// `fib_multipath_hash_policy`; 0 where the kernel lacks it (no multipath).
+    pub fn hash_policy(&self, v6: bool) -> u32 {
+        let path = if v6 { "ipv6/fib_multipath_hash_policy" } else { "ipv4/fib_multipath_hash_policy" };
+        self.number(path).unwrap_or(0)
+    }
+}
+
 /// What a closed gate punts.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Scope {
     /// Everything.
     All,
@@ -41,4 +98,11 @@ pub struct Finding {
     pub scope: Scope,
     /// One sentence for `status`: names the thing and, where there is one, the remedy.
     pub why: String,
+}
+
+impl Finding {
+    /// A finding.
+    pub fn new(scope: Scope, why: impl Into<String>) -> Finding {
+        Finding { scope, why: why.into() }
+    }
 }
