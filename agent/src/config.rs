@@ -1,0 +1,155 @@
+//! The agent's section of `/etc/virga/virga.toml`.
+//!
+//! An unknown key is an error that names the file, the key and the nearest valid one. `[chip]` is `virga-asic`'s and only allowed for here.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// Where it is looked for unless `--config` says otherwise.
+pub const DEFAULT_FILE: &str = "/etc/virga/virga.toml";
+/// The agent's socket unless configured otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/virga/virgad.sock";
+/// The chip's socket unless configured otherwise.
+pub const DEFAULT_CHIP: &str = "unix:/run/virga/asic.sock";
+
+/// `[agent]`.
+#[derive(Clone, PartialEq, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Agent {
+    /// `unix:PATH` of the chip.
+    pub chip: String,
+    /// Where operators reach the agent.
+    pub socket: PathBuf,
+    /// Journal of the core's inputs and outputs, if one is to be kept.
+    pub record: Option<PathBuf>,
+    /// Receive buffer of the monitor socket in bytes; beyond `net.core.rmem_max` it takes CAP_NET_ADMIN.
+    pub receive_buffer: usize,
+}
+
+impl Default for Agent {
+    fn default() -> Agent {
+        Agent {
+            chip: DEFAULT_CHIP.into(),
+            socket: DEFAULT_SOCKET.into(),
+            record: None,
+            receive_buffer: crate::edge::monitor::RECEIVE_BUFFER,
+        }
+    }
+}
+
+/// Its keys.
+const KEYS: &[&str] = &["chip", "socket", "record", "receive_buffer"];
+/// Sections of the file.
+const SECTIONS: &[&str] = &["chip", "agent"];
+
+/// Read `file`, or the default one, which may be missing.
+///
+/// # Errors
+/// One sentence that names the file and what is wrong in it.
+pub fn load(file: Option<&Path>) -> Result<Agent, String> {
+    let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+    let text = match std::fs::read_to_string(path) {
+        Ok(t) => t,
+        Err(e) if file.is_none() && e.kind() == std::io::ErrorKind::NotFound => return Ok(Agent::default()),
+        Err(e) => return Err(format!("the configuration {} can't be read: {e}", path.display())),
+    };
+    parse(&text).map_err(|e| format!("{}: {e}", path.display()))
+}
+
+/// As [`load`], from text.
+///
+/// # Errors
+/// One sentence without the file's name.
+pub fn parse(text: &str) -> Result<Agent, String> {
+    let mut doc: toml::Table = text.parse().map_err(|e: toml::de::Error| place(text, &e))?;
+    for key in doc.keys() {
+        known(key, "section", SECTIONS, |k| format!("[{k}]"))?;
+    }
+    let Some(agent) = doc.remove("agent") else { return Ok(Agent::default()) };
+    let toml::Value::Table(table) = &agent else {
+        return Err("\"agent\" is not a section: write [agent]".into());
+    };
+    for key in table.keys() {
+        known(key, "key in [agent]", KEYS, str::to_owned)?;
+    }
+    // Once more from the text, since only so an error knows its line.
+    #[derive(Deserialize)]
+    struct File {
+        #[serde(default)]
+        agent: Agent,
+    }
+    let f: File = toml::from_str(text).map_err(|e| place(text, &e))?;
+    if f.agent.receive_buffer == 0 {
+        return Err("agent.receive_buffer is 0: it takes bytes, 67108864 for example".into());
+    }
+    Ok(f.agent)
+}
+
+/// The error with its line, in one line.
+fn place(text: &str, e: &toml::de::Error) -> String {
+    let line = e.span().and_then(|s| text.get(..s.start)).map(|t| t.matches('\n').count() + 1);
+    let what = e.message().replace('\n', "; ");
+    line.map_or(what.clone(), |l| format!("line {l}: {what}"))
+}
+
+fn known(key: &str, what: &str, valid: &[&str], show: impl Fn(&str) -> String) -> Result<(), String> {
+    if valid.contains(&key) {
+        return Ok(());
+    }
+    let all: Vec<_> = valid.iter().map(|k| show(k)).collect();
+    let near = valid.iter().min_by_key(|k| distance(key, k)).filter(|k| distance(key, k) <= 1 + key.len() / 3);
+    let hint = near.map_or(String::new(), |k| format!(" did you mean {}?", show(k)));
+    Err(format!("unknown {what}: {};{hint} valid are {}", show(key), all.join(", ")))
+}
+
+/// Edits (insert, delete, replace) between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, ca) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, cb) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(ca != *cb);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_said_means_defaults_and_what_is_said_counts() {
+        assert_eq!(parse("").unwrap(), Agent::default());
+        let a = parse("[chip]\nanything = 1\n[agent]\nsocket = \"/x\"\nreceive_buffer = 4096\n").unwrap();
+        assert_eq!((a.socket, a.receive_buffer), (PathBuf::from("/x"), 4096));
+    }
+
+    #[test]
+    fn a_typo_is_named_with_its_nearest() {
+        for (text, has) in [
+            ("[agent]\nsokcet = \"/x\"\n", "unknown key in [agent]: sokcet; did you mean socket?"),
+            ("[agnet]\n", "unknown section: [agnet]; did you mean [agent]?"),
+            ("[agent]\nzzzzzz = 1\n", "valid are chip, socket, record, receive_buffer"),
+            ("[agent]\n\nreceive_buffer = \"big\"\n", "line 3: "),
+            ("[agent]\nreceive_buffer = 0\n", "receive_buffer is 0"),
+            ("[agent\n", "line 1: "),
+            ("agent = 3\n", "write [agent]"),
+        ] {
+            let e = parse(text).unwrap_err();
+            assert!(e.contains(has), "{e}");
+            assert!(!e.contains('\n'), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_named_file_has_to_be_there() {
+        let e = load(Some(Path::new("/nonexistent/virga.toml"))).unwrap_err();
+        assert!(e.contains("/nonexistent/virga.toml"), "{e}");
+    }
+}

@@ -1,0 +1,294 @@
+//! `virgad`: options, start-up, shutdown. What it then does is `edge`'s and the core's.
+
+use std::ffi::OsString;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config;
+use crate::core::{Core, CoreConfig};
+use crate::edge::chip::{Link, Target};
+use crate::edge::http::{Asker, Listener};
+use crate::edge::monitor::Monitor;
+use crate::edge::runner::{Msg, Runner};
+use crate::edge::wake::Waker;
+use crate::edge::{dump, http, log, poller, request, service};
+use crate::input::{Reply, Request};
+
+/// Requests to the kernel that may wait.
+const REQUESTS: usize = 4096;
+/// Parts of dumps that may wait, each up to 32 KiB; the dump then pauses in the kernel.
+const DUMP_PARTS: usize = 64;
+
+/// Mirrors the kernel's forwarding state into a chip.
+#[derive(Parser, Debug)]
+#[command(name = "virgad", version)]
+struct Options {
+    /// Configuration file [default: /etc/virga/virga.toml, which may be missing]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The chip: unix:PATH of a running virga-asic, or "embedded" to start one in this process
+    #[arg(long, value_name = "unix:PATH|embedded")]
+    chip: Option<String>,
+    /// Keep a journal of everything that the core sees and says, for `virga replay`
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// Where operators reach the agent [default: /run/virga/virgad.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Options of the embedded chip, as virga-asic has them
+    #[arg(last = true, value_name = "CHIP-OPTIONS")]
+    chip_options: Vec<OsString>,
+}
+
+/// The whole program: `args` with the program's name first.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let options = match Options::try_parse_from(args) {
+        Ok(o) => o,
+        Err(e) => {
+            // Help and version come here too.
+            let _ = e.print();
+            return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
+        }
+    };
+    log::init();
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("virgad: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Where the chip is, from a word.
+fn chip_of(word: &str, options: &[OsString]) -> Result<ChipChoice, String> {
+    match word.strip_prefix("unix:") {
+        Some("") => Err("--chip unix: names no path: unix:/run/virga/asic.sock for example".into()),
+        Some(_) if !options.is_empty() => {
+            Err("options after -- are for the embedded chip: give them to virga-asic, or say --chip embedded".into())
+        }
+        Some(p) => Ok(ChipChoice::Unix(p.into())),
+        None if word == "embedded" => Ok(ChipChoice::Embedded),
+        None => Err(format!("the chip {word:?} is neither unix:PATH nor embedded")),
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum ChipChoice {
+    Unix(PathBuf),
+    Embedded,
+}
+
+fn run(options: Options) -> Result<(), String> {
+    let cfg = config::load(options.config.as_deref())?;
+    let chip = chip_of(options.chip.as_deref().unwrap_or(&cfg.chip), &options.chip_options)?;
+    let socket = options.socket.unwrap_or(cfg.socket);
+    let record = options.record.or(cfg.record);
+    let listener = Listener::bind(&socket)?;
+    let netns = netns_inode()?;
+
+    let waker = Waker::new().map_err(|e| format!("no eventfd: {e}"))?;
+    let monitor = Monitor::start(GROUPS, cfg.receive_buffer, waker.clone())
+        .map_err(|e| format!("the netlink monitor socket can't be opened: {e}"))?;
+    let journal = record.as_deref().map(journal).transpose()?;
+    let shown = match &chip {
+        ChipChoice::Unix(p) => format!("unix:{}", p.display()),
+        ChipChoice::Embedded => "embedded".to_owned(),
+    };
+    tracing::info!(
+        "virgad {}: chip {shown}, socket {}, network namespace {netns}, netlink receive buffer {} KiB",
+        env!("CARGO_PKG_VERSION"),
+        socket.display(),
+        monitor.buffer >> 10
+    );
+    if monitor.buffer < cfg.receive_buffer {
+        tracing::warn!(
+            "the netlink receive buffer is {} KiB where {} were asked for: bursts will overrun it and cost a fresh dump; \
+             raise net.core.rmem_max, or run with CAP_NET_ADMIN in the initial user namespace",
+            monitor.buffer >> 10,
+            cfg.receive_buffer >> 10
+        );
+    }
+    let target = match chip {
+        ChipChoice::Unix(p) => Target::Unix(p),
+        ChipChoice::Embedded => embedded(&options.chip_options)?,
+    };
+
+    let (inbox_tx, inbox) = mpsc::channel();
+    let (dumps_tx, dumps) = mpsc::sync_channel(DUMP_PARTS);
+    let (dump_jobs, dump_rx) = mpsc::channel();
+    let (request_jobs, request_rx) = mpsc::sync_channel(REQUESTS);
+    let (poll_jobs, poll_rx) = mpsc::channel();
+    let stamp = monitor.stamp();
+    let w = waker.clone();
+    spawn("nl-dump", move || dump::run(&dump_rx, &dumps_tx, &stamp, &w))?;
+    let (w, tx) = (waker.clone(), inbox_tx.clone());
+    spawn("nl-request", move || request::run(&request_rx, &tx, &w))?;
+    let (w, tx) = (waker.clone(), inbox_tx.clone());
+    spawn("policy", move || poller::run(&poll_rx, &tx, &w, read_policy))?;
+
+    let beat = Arc::new(AtomicU64::new(0));
+    let runner = Runner {
+        core: Core::new(CoreConfig::new(netns)),
+        monitor,
+        link: Link::new(target),
+        inbox,
+        dumps,
+        dump_jobs,
+        request_jobs,
+        poll_jobs,
+        waker: waker.clone(),
+        beat: Arc::clone(&beat),
+        journal,
+    };
+    let (ended_tx, ended) = oneshot::channel();
+    let core = std::thread::Builder::new()
+        .name("core".into())
+        .spawn(move || {
+            let end = runner.run();
+            // The receiver may have gone first, at shutdown.
+            let _ = ended_tx.send(end);
+        })
+        .map_err(|e| format!("no thread: {e}"))?;
+
+    let rt = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("no event loop: {e}"))?;
+    let end = rt.block_on(serve(listener, inbox_tx, waker, beat, ended));
+    // What still runs on it are idle connections.
+    rt.shutdown_timeout(Duration::from_millis(100));
+    if core.join().is_err() {
+        return Err("the core's thread panicked: this is a bug; the chip keeps forwarding as it was".into());
+    }
+    end
+}
+
+/// Serve operators until a signal comes or the core ends.
+async fn serve(
+    listener: Listener,
+    inbox: mpsc::Sender<Msg>,
+    waker: Waker,
+    beat: Arc<AtomicU64>,
+    mut ended: oneshot::Receiver<Result<(), String>>,
+) -> Result<(), String> {
+    let fail = |e: std::io::Error| format!("the event loop failed: {e}");
+    let mut term = signal(SignalKind::terminate()).map_err(fail)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(fail)?;
+    let asker = Asker::new(inbox.clone(), waker.clone());
+    let socket = listener.inner.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(fail)?;
+    let server = axum::serve(socket, http::router(asker.clone()));
+    tokio::spawn(async move { server.await });
+    tokio::spawn(announce(asker));
+    tokio::spawn(service::watchdog(beat));
+    let early = tokio::select! {
+        _ = term.recv() => None,
+        _ = int.recv() => None,
+        end = &mut ended => Some(end),
+    };
+    service::stopping();
+    let end = match early {
+        Some(end) => end,
+        None => {
+            tracing::info!("stopping; the chip keeps forwarding as it is");
+            if inbox.send(Msg::Stop).is_ok() {
+                waker.wake();
+            }
+            ended.await
+        }
+    };
+    // Only now, so that a successor is not refused while we still write.
+    drop(listener);
+    // An error here means that the core's thread panicked, which is seen when it is joined.
+    end.unwrap_or(Ok(()))
+}
+
+/// Tell log and service manager when the chip holds all that the kernel knows.
+async fn announce(asker: Asker) {
+    let mut settle = std::pin::pin!(asker.ask(Request::Settle));
+    loop {
+        match tokio::time::timeout(Duration::from_secs(10), &mut settle).await {
+            Ok(Some(Reply::Error(e))) => return service::status(&e),
+            Ok(Some(_)) => {
+                tracing::info!("settled: the chip holds all that the kernel knows");
+                return service::ready("settled");
+            }
+            Ok(None) => return,
+            Err(_) => {
+                let what = http::waiting(&asker).await;
+                tracing::warn!("not settled yet: {what}");
+                service::status(&what);
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> Result<(), String> {
+    std::thread::Builder::new().name(name.into()).spawn(f).map(drop).map_err(|e| format!("no thread: {e}"))
+}
+
+/// Inode of the network namespace that we are in.
+fn netns_inode() -> Result<u64, String> {
+    std::fs::metadata("/proc/self/ns/net").map(|m| m.ino()).map_err(|e| {
+        format!("/proc/self/ns/net can't be read, which names our network namespace: {e}; is /proc mounted?")
+    })
+}
+
+/// RTNLGRP_* of everything that is mirrored (`linux/rtnetlink.h`): link, neigh, IPv4 and IPv6 ifaddr, route, rule and
+/// netconf, next hops.
+const GROUPS: &[u32] = &[1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+
+fn read_policy() -> crate::policy::Polled {
+    crate::policy::Polled {
+        findings: vec![crate::policy::Finding {
+            scope: crate::policy::Scope::All,
+            why: "policy is not read yet".into(),
+        }],
+        ..Default::default()
+    }
+}
+
+fn journal(path: &Path) -> Result<Box<dyn crate::edge::runner::Journal>, String> {
+    Err(format!("the journal {} can't be written: not built yet", path.display()))
+}
+
+fn embedded(_options: &[OsString]) -> Result<Target, String> {
+    Err("the embedded chip is not built yet: start virga-asic and say --chip unix:PATH".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_chip_is_one_sentence() {
+        assert_eq!(chip_of("unix:/x", &[]), Ok(ChipChoice::Unix("/x".into())));
+        assert_eq!(chip_of("embedded", &["--port".into()]), Ok(ChipChoice::Embedded));
+        for (word, options, has) in [
+            ("unix:", vec![], "names no path"),
+            ("tcp:1", vec![], "neither unix:PATH nor embedded"),
+            ("unix:/x", vec!["--port".into()], "for the embedded chip"),
+        ] {
+            let e = chip_of(word, &options).unwrap_err();
+            assert!(e.contains(has) && !e.contains('\n'), "{e}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_what_the_manual_says() {
+        use clap::CommandFactory;
+        Options::command().debug_assert();
+        let o = Options::try_parse_from(["virgad", "--chip", "embedded", "--", "--port", "swp1=none"]).unwrap();
+        assert_eq!(o.chip_options, ["--port", "swp1=none"]);
+        assert!(Options::try_parse_from(["virgad", "--chp", "x"]).is_err());
+    }
+}
