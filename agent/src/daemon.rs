@@ -134,7 +134,7 @@ fn run(options: Options) -> Result<(), String> {
     let (w, tx) = (waker.clone(), inbox_tx.clone());
     spawn("nl-request", move || request::run(&request_rx, &tx, &w))?;
     let (w, tx) = (waker.clone(), inbox_tx.clone());
-    spawn("policy", move || poller::run(&poll_rx, &tx, &w, read_policy))?;
+    spawn("policy", move || poller::run(&poll_rx, &tx, &w))?;
 
     let beat = Arc::new(AtomicU64::new(0));
     let runner = Runner {
@@ -246,16 +246,6 @@ fn netns_inode() -> Result<u64, String> {
 /// RTNLGRP_* of everything that is mirrored (`linux/rtnetlink.h`): link, neigh, IPv4 and IPv6 ifaddr, route, rule and
 /// netconf, next hops.
 const GROUPS: &[u32] = &[1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
-
-fn read_policy() -> crate::policy::Polled {
-    crate::policy::Polled {
-        findings: vec![crate::policy::Finding {
-            scope: crate::policy::Scope::All,
-            why: "policy is not read yet".into(),
-        }],
-        ..Default::default()
-    }
-}
 
 fn journal(path: &Path) -> Result<Box<dyn crate::edge::runner::Journal>, String> {
     Err(format!("the journal {} can't be written: not built yet", path.display()))

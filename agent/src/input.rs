@@ -5,7 +5,7 @@
 use hal::{FromChip, ToChip};
 use serde::{Deserialize, Serialize};
 
-use crate::policy::Polled;
+use crate::policy::{Polled, PortRef};
 
 /// Kinds of kernel objects that are dumped as one, in dependency order (kernel-facts 43).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -133,8 +133,11 @@ pub enum Output {
         /// Comes back in the answer.
         id: u64,
     },
-    /// Read everything that is polled now; answered by [`Input::Polled`].
-    Poll,
+    /// Read everything that is polled now, and once a second from now on; answered by [`Input::Polled`].
+    Poll {
+        /// The ports as the core knows them, in ascending order of index.
+        ports: Vec<PortRef>,
+    },
     /// To the chip. The core keeps to the window of batches in flight.
     Chip(ToChip),
     /// To the operator.

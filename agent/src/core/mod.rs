@@ -52,7 +52,7 @@ impl Core {
             self.started = true;
             tracing::debug!(netns = self.cfg.netns, "start");
             self.out.push_back(Output::Dump { id: 1, kind: DumpKind::Link });
-            self.out.push_back(Output::Poll);
+            self.out.push_back(Output::Poll { ports: Vec::new() });
         }
         if let Input::Request { id, .. } = input {
             self.out.push_back(Output::Reply { id, reply: Reply::Error("the core is not built yet".into()) });

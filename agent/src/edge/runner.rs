@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::input::{DumpKind, Input, Output, Reply, Request};
-use crate::policy::Polled;
+use crate::policy::{Polled, PortRef};
 
 use super::chip::{Link, News};
 use super::monitor::{Item, Monitor};
@@ -89,7 +89,7 @@ pub struct Runner {
     /// To the request thread; bounded: see [`Runner::request`].
     pub request_jobs: SyncSender<(u64, Vec<u8>)>,
     /// To the poller.
-    pub poll_jobs: Sender<u64>,
+    pub poll_jobs: Sender<(u64, Vec<PortRef>)>,
     /// Wakes this thread.
     pub waker: Waker,
     /// Grows while this thread lives, for the watchdog.
@@ -282,9 +282,9 @@ impl Runner {
                         tracing::warn!("sending a fence to the kernel failed: {e}");
                     }
                 }
-                Output::Poll => {
+                Output::Poll { ports } => {
                     s.asked += 1;
-                    if self.poll_jobs.send(s.asked).is_err() {
+                    if self.poll_jobs.send((s.asked, ports)).is_err() {
                         s.stop = Some(Err("the policy thread is gone".into()));
                     }
                 }
