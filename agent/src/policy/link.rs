@@ -23,8 +23,11 @@ pub struct Stacked<'a> {
     pub macvlan_mode: Option<u32>,
 }
 
-/// Kinds that take tagged frames, or packets addressed to the switch: both are trapped.
+/// Kinds that take tagged frames, or packets addressed to the switch, both of which are trapped; and pairs, whose
+/// `IFLA_LINK` is the other end.
 const HARMLESS: &[&str] = &[
+    "veth",
+    "netkit",
     "vlan",
     "vxlan",
     "geneve",

@@ -1,0 +1,540 @@
+//! The policy gate against the real kernel: each thing that could have a say is set up and taken down again, in a
+//! network namespace of its own, and the gate has to follow. As root or not; what the kernel lacks is skipped by name.
+
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::process::Command;
+use std::time::Instant;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+use virga::policy::sysctl::{Compiled, TABLE};
+use virga::policy::{Finding, PortRef, Reader, Scope, gate};
+
+type Outcome = Result<(), Failed>;
+
+/// Set for the child that runs as an ordinary user would.
+const NESTED: &str = "VIRGA_TEST_NESTED";
+
+fn main() {
+    let mut args = Arguments::from_args();
+    let nested = std::env::var_os(NESTED).is_some();
+    if (nested || !rustix::process::geteuid().is_root())
+        && let Err(e) = enter_user_namespace()
+    {
+        println!("policy: every test skipped: no user namespace: {e}");
+        return;
+    }
+    if nested {
+        if let Err(e) = user_namespace() {
+            eprintln!("{}", e.message().unwrap_or_default());
+            std::process::exit(1);
+        }
+        return;
+    }
+    // One at a time: netfilter's BPF links are seen from every namespace.
+    args.test_threads = Some(1);
+    let nft = feature("nft", |w| w.run("nft add table ip t"));
+    let flowtable = feature("nf_flow_table", |w| {
+        w.run("nft add table ip t")?;
+        w.run("nft add flowtable ip t f { hook ingress priority 0; devices = { swp1 }; }")
+    });
+    let xfrm = feature("xfrm", |w| w.run("ip xfrm policy"));
+    let clsact = feature("sch_ingress", |w| w.run("tc qdisc add dev swp1 clsact"));
+    let macvlan = feature("macvlan", |w| w.run("ip link add m0 link swp1 type macvlan mode bridge"));
+    let bridge = feature("bridge", |w| w.run("ip link add br0 type bridge"));
+    let bpf = feature("bpf", |_| program(XDP, 2));
+    let netfilter = feature("netfilter BPF links", |_| netfilter_link(2, 1));
+    let legacy = feature("ip_tables", |_| register("filter", false));
+    let none = Ok(());
+    let trials = vec![
+        trial("a_plain_router_is_open", &none, plain),
+        trial("every_sysctl_row_closes_and_opens", &none, sysctls),
+        trial("values_are_handed_on", &none, values),
+        trial("a_device_without_ipv6", &none, without_ipv6),
+        trial("a_port_that_went_or_was_renamed", &none, renamed),
+        trial("nft_hooks_of_the_forward_path", &nft, nft_forward),
+        trial("nft_input_alone_is_open", &nft, nft_input),
+        trial("nft_rules_that_track", &nft, nft_tracking),
+        trial("nft_device_hooks", &nft, nft_devices),
+        trial("nft_flow_table", &flowtable, nft_flowtable),
+        trial("ipsec_policies", &xfrm, ipsec),
+        trial("tc", &clsact, tc),
+        trial("macvlans", &macvlan, macvlans),
+        trial("bridge_ports", &bridge, masters),
+        trial("legacy_tables", &legacy, legacy_tables),
+        trial("xdp_and_tcx_links", &bpf, bpf_on_port),
+        trial("netfilter_bpf_links", &netfilter, netfilter_links),
+        trial("as_an_ordinary_user", &none, ordinary_user),
+        trial("cost_of_a_reading", &none, cost),
+    ];
+    libtest_mimic::run(&args, trials).exit();
+}
+
+// ---------------------------------------------------------------- the world
+
+/// A network namespace with ports, all forwarding; it goes with the thread.
+struct World {
+    ports: Vec<PortRef>,
+}
+
+impl World {
+    fn new(ports: usize) -> Result<World, Failed> {
+        let mut w = World { ports: Vec::new() };
+        w.run("ip link set lo up")?;
+        w.set("ipv4/ip_forward", "1")?;
+        w.set("ipv6/conf/all/forwarding", "1")?;
+        for n in 1..=ports {
+            w.run(&format!("ip tuntap add swp{n} mode tap"))?;
+            w.run(&format!("ip link set swp{n} up"))?;
+            let port = w.port(&format!("swp{n}"))?;
+            w.ports.push(port);
+        }
+        Ok(w)
+    }
+
+    fn port(&self, name: &str) -> Result<PortRef, Failed> {
+        let out = self.run(&format!("ip -o link show {name}"))?;
+        let ifindex = out.split(':').next().and_then(|i| i.trim().parse().ok()).ok_or("no ifindex")?;
+        Ok(PortRef { ifindex, name: name.into() })
+    }
+
+    fn run(&self, command: &str) -> Result<String, Failed> {
+        let mut words = command.split_whitespace();
+        let out = Command::new(words.next().ok_or("no command")?).args(words).output();
+        let out = out.map_err(|e| format!("{command}: {e}"))?;
+        if !out.status.success() {
+            return Err(format!("{command}: {}", String::from_utf8_lossy(&out.stderr)).into());
+        }
+        Ok(String::from_utf8_lossy(&out.stdout).into_owned())
+    }
+
+    fn set(&self, path: &str, value: &str) -> Outcome {
+        std::fs::write(format!("/proc/sys/net/{path}"), value).map_err(|e| format!("{path}: {e}").into())
+    }
+
+    fn get(&self, path: &str) -> Result<String, Failed> {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/{path}")).map_err(|e| format!("{path}: {e}"))?;
+        Ok(text.trim().into())
+    }
+
+    /// What is closed, and why.
+    fn closed(&self, reader: &mut Reader) -> Vec<Finding> {
+        gate(Some(&reader.read(&self.ports)), &self.ports)
+    }
+
+    /// The gate has to be closed exactly so.
+    fn expect(&self, reader: &mut Reader, what: &str, scopes: &[Scope]) -> Outcome {
+        let found = self.closed(reader);
+        let mut seen: Vec<Scope> = found.iter().map(|f| f.scope).collect();
+        seen.dedup();
+        if seen == scopes { Ok(()) } else { Err(format!("{what}: expected {scopes:?}, found {found:?}").into()) }
+    }
+
+    fn link(&self, n: usize) -> Scope {
+        Scope::Link(self.ports[n].ifindex)
+    }
+}
+
+/// Runs in a namespace of its own, on a thread of its own.
+fn in_world<T: Send>(ports: usize, f: impl FnOnce(&World) -> Result<T, Failed> + Send) -> Result<T, Failed> {
+    std::thread::scope(|s| {
+        let run = s.spawn(|| {
+            // SAFETY: only this thread's network namespace changes; no descriptor table is unshared.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|e| format!("unshare: {e}"))?;
+            f(&World::new(ports)?)
+        });
+        run.join().unwrap_or_else(|_| Err("panicked".into()))
+    })
+}
+
+fn trial(name: &str, feature: &Result<(), String>, test: fn(&World, &mut Reader) -> Outcome) -> Trial {
+    match feature {
+        Ok(()) => Trial::test(name, move || in_world(2, |w| test(w, &mut Reader::new()?))),
+        Err(why) => Trial::test(format!("{name} (skipped: {why})"), || Ok(())).with_ignored_flag(true),
+    }
+}
+
+/// Whether the kernel and the machine have it.
+fn feature<T>(name: &str, probe: impl FnOnce(&World) -> Result<T, Failed> + Send) -> Result<(), String> {
+    let tried = in_world(1, |w| probe(w).map(drop));
+    tried.map_err(|e| format!("no {name}: {}", e.message().unwrap_or_default().lines().next().unwrap_or_default()))
+}
+
+fn enter_user_namespace() -> std::io::Result<()> {
+    let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    // SAFETY: no thread has been started yet.
+    unsafe { unshare_unsafe(UnshareFlags::NEWUSER) }?;
+    std::fs::write("/proc/self/setgroups", "deny")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+    std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
+}
+
+// ---------------------------------------------------------------- tests
+
+fn plain(w: &World, r: &mut Reader) -> Outcome {
+    w.expect(r, "nothing set up", &[])?;
+    w.expect(r, "read again", &[])
+}
+
+/// Paths and values to write.
+type Writes<'a> = &'a [(&'a str, &'a str)];
+
+/// Takes each row of the table from its compiled value to another and back.
+fn sysctls(w: &World, r: &mut Reader) -> Outcome {
+    for row in TABLE.iter().filter(|row| !matches!(row.compiled, Compiled::Any)) {
+        let p = row.path;
+        let (on, off, scope): (Writes<'_>, Writes<'_>, Scope) = match p {
+            "ipv4/fib_multipath_hash_policy" => (&[(p, "2")], &[(p, "1")], Scope::V4),
+            "ipv6/fib_multipath_hash_policy" => (&[(p, "3")], &[(p, "1")], Scope::V6),
+            "ipv4/fib_multipath_use_neigh" | "ipv4/ip_forward_use_pmtu" => (&[(p, "1")], &[(p, "0")], Scope::V4),
+            "ipv6/route/skip_notify_on_dev_down" => (&[(p, "1")], &[(p, "0")], Scope::V6),
+            "ipv6/conf/*/disable_ipv6" => {
+                let own = "ipv6/conf/swp2/disable_ipv6";
+                (&[(own, "1")], &[(own, "0")], Scope::Ingress6(w.ports[1].ifindex))
+            }
+            // Forwarding is on, so that both the interface's and that of `all` have to be.
+            "ipv4/conf/*/accept_redirects" => (
+                &[
+                    ("ipv4/conf/swp1/accept_redirects", "0"),
+                    ("ipv4/conf/swp2/accept_redirects", "1"),
+                    ("ipv4/conf/all/accept_redirects", "1"),
+                ],
+                &[("ipv4/conf/all/accept_redirects", "0")],
+                w.link(1),
+            ),
+            // Forwarding is off there, and the kernel forwards all the same (kernel-facts 33).
+            "ipv6/conf/*/accept_redirects" => (
+                &[("ipv6/conf/swp2/forwarding", "0"), ("ipv6/conf/swp2/accept_redirects", "1")],
+                &[("ipv6/conf/swp2/accept_redirects", "0")],
+                w.link(1),
+            ),
+            _ => return Err(format!("no test for {p}").into()),
+        };
+        let path = p.replace('*', "swp2");
+        if w.get(&path).is_err() {
+            println!("{path}: not in this kernel");
+            continue;
+        }
+        on.iter().try_for_each(|(p, v)| w.set(p, v))?;
+        w.expect(r, &path, &[scope])?;
+        let why = w.closed(r).remove(0).why;
+        if !why.contains(&path.replace('/', ".")) {
+            return Err(format!("{path} is not named in {why:?}").into());
+        }
+        off.iter().try_for_each(|(p, v)| w.set(p, v))?;
+        w.expect(r, &format!("{path} as before"), &[])?;
+    }
+    Ok(())
+}
+
+fn values(w: &World, r: &mut Reader) -> Outcome {
+    w.set("ipv6/conf/swp1/mtu", "1300")?;
+    w.set("ipv4/neigh/swp1/base_reachable_time_ms", "12000")?;
+    w.set("ipv6/neigh/swp1/base_reachable_time_ms", "24000")?;
+    w.set("ipv6/fib_multipath_hash_policy", "1")?;
+    let p = r.read(&w.ports);
+    let got = [p.mtu6("swp1"), p.mtu6("swp2"), p.reachable_ms("swp1", false), p.reachable_ms("swp1", true)];
+    let hash = [p.hash_policy(false), p.hash_policy(true)];
+    if got != [Some(1300), Some(1500), Some(12000), Some(24000)] || hash != [0, 1] {
+        return Err(format!("{got:?}, hash {hash:?}").into());
+    }
+    for row in TABLE.iter().filter(|row| matches!(row.compiled, Compiled::Any)) {
+        let path = row.path.replace('*', "swp2");
+        if p.sysctls.get(&path) != Some(&w.get(&path)?) {
+            return Err(format!("{path} was not read").into());
+        }
+    }
+    Ok(())
+}
+
+fn without_ipv6(w: &World, r: &mut Reader) -> Outcome {
+    w.run("ip link set swp1 mtu 1000")?;
+    w.expect(r, "MTU below IPv6's minimum", &[Scope::Ingress6(w.ports[0].ifindex)])?;
+    w.run("ip link set swp1 mtu 1500")?;
+    w.expect(r, "MTU as before", &[])
+}
+
+fn renamed(w: &World, r: &mut Reader) -> Outcome {
+    let before = r.read(&w.ports);
+    w.run("ip link set swp2 down")?;
+    w.run("ip link set swp2 name front2")?;
+    let now = [w.ports[0].clone(), PortRef { ifindex: w.ports[1].ifindex, name: "front2".into() }];
+    let found = gate(Some(&before), &now);
+    if found.iter().map(|f| f.scope).collect::<Vec<_>>() != [w.link(1)] {
+        return Err(format!("renamed: {found:?}").into());
+    }
+    let found = gate(Some(&r.read(&now)), &now);
+    if !found.is_empty() {
+        return Err(format!("read by its new name: {found:?}").into());
+    }
+    w.run("ip link del front2")?;
+    let found = gate(Some(&r.read(&now)), &now);
+    if !found.iter().any(|f| f.scope == w.link(1)) || found.iter().any(|f| f.scope == Scope::All) {
+        return Err(format!("deleted: {found:?}").into());
+    }
+    Ok(())
+}
+
+fn nft_forward(w: &World, r: &mut Reader) -> Outcome {
+    for (family, scope) in [("ip", Scope::V4), ("ip6", Scope::V6), ("inet", Scope::All)] {
+        w.run(&format!("nft add table {family} t"))?;
+        w.expect(r, "a table without chains", &[])?;
+        for hook in ["prerouting", "forward", "postrouting"] {
+            w.run(&format!("nft add chain {family} t c {{ type filter hook {hook} priority 0; policy accept; }}"))?;
+            w.expect(r, &format!("{family} {hook}"), &[scope])?;
+            let why = w.closed(r).remove(0).why;
+            if !why.contains(&format!("chain {family} t c is hooked on {hook}")) {
+                return Err(why.into());
+            }
+            w.run(&format!("nft delete chain {family} t c"))?;
+            w.expect(r, "deleted", &[])?;
+        }
+        w.run(&format!("nft delete table {family} t"))?;
+    }
+    Ok(())
+}
+
+fn nft_input(w: &World, r: &mut Reader) -> Outcome {
+    for command in [
+        "nft add table inet t",
+        "nft add chain inet t i { type filter hook input priority 0; policy drop; }",
+        "nft add chain inet t o { type filter hook output priority 0; }",
+        "nft add chain inet t j",
+        "nft add set inet t s { type ipv4_addr; flags interval; elements = { 10.0.0.0/8 }; }",
+        "nft add counter inet t n",
+        "nft add rule inet t j tcp dport { 22, 179 } counter name n accept",
+        "nft add rule inet t i ip saddr @s limit rate 10/second counter jump j",
+        "nft add rule inet t i iifname swp1 icmpv6 type nd-neighbor-solicit accept",
+        "nft add rule inet t i reject",
+        "nft add table arp a",
+        "nft add chain arp a i { type filter hook input priority 0; }",
+    ] {
+        w.run(command)?;
+    }
+    w.expect(r, "a firewall for the switch itself", &[])
+}
+
+fn nft_tracking(w: &World, r: &mut Reader) -> Outcome {
+    w.run("nft add table ip t")?;
+    w.run("nft add chain ip t i { type filter hook input priority 0; }")?;
+    w.expect(r, "input", &[])?;
+    w.run("nft add rule ip t i ct state established accept")?;
+    w.expect(r, "ct in input", &[Scope::V4])?;
+    w.run("nft flush chain ip t i")?;
+    w.expect(r, "flushed", &[])?;
+    w.run("nft add rule ip t i ct count over 5 drop")?;
+    w.expect(r, "connlimit", &[Scope::V4])?;
+    w.run("nft flush chain ip t i")?;
+    w.run("nft add chain ip t o { type nat hook output priority 0; }")?;
+    w.expect(r, "a nat chain", &[Scope::V4])
+}
+
+fn nft_devices(w: &World, r: &mut Reader) -> Outcome {
+    w.run("nft add table netdev t")?;
+    w.run("nft add chain netdev t l { type filter hook ingress device lo priority 0; }")?;
+    w.expect(r, "on a device that is no port", &[])?;
+    for hook in ["ingress", "egress"] {
+        w.run(&format!("nft add chain netdev t c {{ type filter hook {hook} device swp2 priority 0; }}"))?;
+        w.expect(r, hook, &[w.link(1)])?;
+        w.run("nft delete chain netdev t c")?;
+        w.expect(r, "deleted", &[])?;
+    }
+    w.run("nft add table inet t")?;
+    w.run("nft add chain inet t c { type filter hook ingress devices = { swp1, swp2 } priority 0; }")?;
+    w.expect(r, "inet ingress", &[w.link(0), w.link(1)])
+}
+
+fn nft_flowtable(w: &World, r: &mut Reader) -> Outcome {
+    w.run("nft add table ip t")?;
+    w.run("nft add flowtable ip t f { hook ingress priority 0; devices = { swp1 }; }")?;
+    w.expect(r, "flow table", &[Scope::V4])
+}
+
+fn ipsec(w: &World, r: &mut Reader) -> Outcome {
+    for (src, dst, dir, scope) in [
+        ("10.1.0.0/16", "10.2.0.0/16", "in", None),
+        ("10.1.0.0/16", "10.2.0.0/16", "fwd", Some(Scope::V4)),
+        ("10.1.0.0/16", "10.2.0.0/16", "out", Some(Scope::V4)),
+        ("2001:db8::/32", "::/0", "fwd", Some(Scope::V6)),
+    ] {
+        w.run(&format!("ip xfrm policy add src {src} dst {dst} dir {dir} action block"))?;
+        w.expect(r, &format!("{src} {dir}"), scope.as_slice())?;
+        w.run(&format!("ip xfrm policy del src {src} dst {dst} dir {dir}"))?;
+        w.expect(r, "deleted", &[])?;
+    }
+    w.run("ip xfrm policy setdefault fwd block")?;
+    w.expect(r, "blocked by default", &[Scope::All])?;
+    w.run("ip xfrm policy setdefault fwd accept")?;
+    w.expect(r, "accepted by default", &[])
+}
+
+fn tc(w: &World, r: &mut Reader) -> Outcome {
+    for (add, del) in [("clsact", "clsact"), ("ingress", "ingress"), ("root pfifo limit 10", "root")] {
+        w.run(&format!("tc qdisc add dev swp2 {add}"))?;
+        w.expect(r, add, &[w.link(1)])?;
+        w.run(&format!("tc qdisc del dev swp2 {del}"))?;
+        w.expect(r, "deleted", &[])?;
+    }
+    w.run("tc qdisc add dev lo clsact")?;
+    w.expect(r, "on a device that is no port", &[])
+}
+
+fn macvlans(w: &World, r: &mut Reader) -> Outcome {
+    for (mode, closed) in [("private", false), ("vepa", false), ("bridge", false), ("source", true), ("passthru", true)]
+    {
+        w.run(&format!("ip link add m0 link swp2 type macvlan mode {mode}"))?;
+        let link = [w.link(1)];
+        w.expect(r, mode, if closed { &link } else { &[] })?;
+        w.run("ip link del m0")?;
+    }
+    w.expect(r, "deleted", &[])
+}
+
+fn masters(w: &World, r: &mut Reader) -> Outcome {
+    w.run("ip link add br0 type bridge")?;
+    w.run("ip link set swp2 master br0")?;
+    w.expect(r, "a bridge port", &[w.link(1)])?;
+    w.run("ip link set swp2 nomaster")?;
+    w.expect(r, "released", &[])
+}
+
+fn legacy_tables(w: &World, r: &mut Reader) -> Outcome {
+    w.expect(r, "none yet", &[])?;
+    register("filter", false)?;
+    w.expect(r, "IPv4's filter table", &[Scope::V4])?;
+    if register("mangle", true).is_ok() {
+        w.expect(r, "IPv6's mangle table", &[Scope::V4, Scope::V6])?;
+    }
+    Ok(())
+}
+
+fn bpf_on_port(w: &World, r: &mut Reader) -> Outcome {
+    const TC: u32 = 3;
+    let ifindex = w.ports[1].ifindex;
+    // XDP_PASS and TCX_NEXT: the programs do nothing, their presence counts.
+    for (what, kind, verdict, attach) in [("XDP", XDP, 2, 37), ("tcx ingress", TC, -1, 46), ("tcx egress", TC, -1, 47)]
+    {
+        let prog = program(kind, verdict)?;
+        let link = match bpf(LINK_CREATE, &[prog.as_raw_fd() as u32, ifindex, attach, 0]) {
+            Ok(link) => link,
+            Err(e) if kind == TC => {
+                println!("{what}: not in this kernel: {e}");
+                continue;
+            }
+            Err(e) => return Err(format!("{what}: {e}").into()),
+        };
+        w.expect(r, what, &[w.link(1)])?;
+        drop(link);
+        w.expect(r, "detached", &[])?;
+    }
+    Ok(())
+}
+
+fn netfilter_links(w: &World, r: &mut Reader) -> Outcome {
+    let link = netfilter_link(2, 1)?;
+    w.expect(r, "IPv4 input", &[])?;
+    drop(link);
+    let link = netfilter_link(10, 2)?;
+    w.expect(r, "IPv6 forward", &[Scope::V6])?;
+    drop(link);
+    w.expect(r, "detached", &[])
+}
+
+/// The test runs itself again in a user namespace.
+fn ordinary_user(_: &World, _: &mut Reader) -> Outcome {
+    let out = Command::new(std::env::current_exe()?).env(NESTED, "1").output()?;
+    if out.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&out.stderr).into_owned().into())
+}
+
+fn user_namespace() -> Outcome {
+    in_world(2, |w| {
+        let polled = Reader::new()?.read(&w.ports);
+        let found = gate(Some(&polled), &w.ports);
+        if !found.is_empty() {
+            return Err(format!("the gate is closed: {found:?}").into());
+        }
+        if !polled.unwatched.iter().any(|u| u.starts_with("netfilter BPF links")) {
+            return Err(format!("unwatched: {:?}", polled.unwatched).into());
+        }
+        Ok(())
+    })
+}
+
+/// No assertion on time: it is printed.
+fn cost(_: &World, _: &mut Reader) -> Outcome {
+    const ROUNDS: u32 = 20;
+    for ports in [4, 64] {
+        in_world(ports, |w| {
+            let mut r = Reader::new()?;
+            w.expect(&mut r, "nothing set up", &[])?;
+            let start = Instant::now();
+            for _ in 0..ROUNDS {
+                r.read(&w.ports);
+            }
+            println!("{ports} ports: {:.2?} a reading", start.elapsed() / ROUNDS);
+            Ok(())
+        })?;
+    }
+    Ok(())
+}
+
+// ---------------------------------------------------------------- what has no command line here
+
+/// `BPF_LINK_CREATE`
+const LINK_CREATE: libc::c_int = 28;
+/// `BPF_PROG_TYPE_XDP`
+const XDP: u32 = 6;
+
+/// The `bpf` system call with an attribute of 32-bit words; makes a descriptor.
+fn bpf(command: libc::c_int, words: &[u32]) -> std::io::Result<OwnedFd> {
+    let mut attr = [0u32; 32];
+    attr[..words.len()].copy_from_slice(words);
+    // SAFETY: `attr` is live and of the size given; pointers in it point at buffers of the caller's that outlive this.
+    let r = unsafe { libc::syscall(libc::SYS_bpf, command, attr.as_mut_ptr(), size_of_val(&attr)) };
+    if r < 0 {
+        return Err(std::io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(r as libc::c_int) })
+}
+
+/// A program of a type that returns a constant.
+fn program(kind: u32, verdict: i32) -> Result<OwnedFd, Failed> {
+    // r0 = verdict; exit
+    let code: [u64; 2] = [0xb7 | u64::from(verdict as u32) << 32, 0x95];
+    let licence = c"GPL";
+    let mut words = [0u32; 18];
+    words[..2].copy_from_slice(&[kind, 2]);
+    for (at, p) in [(2, code.as_ptr() as u64), (4, licence.as_ptr() as u64)] {
+        let b = p.to_ne_bytes();
+        words[at] = u32::from_ne_bytes([b[0], b[1], b[2], b[3]]);
+        words[at + 1] = u32::from_ne_bytes([b[4], b[5], b[6], b[7]]);
+    }
+    // expected_attach_type: netfilter's programs want theirs.
+    words[17] = if kind == 32 { 45 } else { 0 };
+    bpf(5, &words).map_err(|e| format!("BPF program: {e}").into())
+}
+
+/// A netfilter program that accepts, on a hook.
+fn netfilter_link(pf: u32, hook: u32) -> Result<OwnedFd, Failed> {
+    let prog = program(32, 1)?;
+    let priority = 100;
+    let words = [prog.as_raw_fd() as u32, 0, 45, 0, pf, hook, priority, 0];
+    bpf(LINK_CREATE, &words).map_err(|e| format!("netfilter link: {e}").into())
+}
+
+/// Has the kernel register a legacy table in this namespace, as the first `iptables -L` does (`IPT_SO_GET_INFO`).
+fn register(table: &str, v6: bool) -> Outcome {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    let (family, level) = if v6 { (AddressFamily::INET6, libc::SOL_IPV6) } else { (AddressFamily::INET, libc::SOL_IP) };
+    let socket = socket(family, SocketType::RAW, Some(ipproto::ICMP))?;
+    let mut info = [0u8; 84];
+    info[..table.len()].copy_from_slice(table.as_bytes());
+    let mut len = info.len() as libc::socklen_t;
+    // SAFETY: `info` has the size of `struct ipt_getinfo` and `len` says so.
+    let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, 64, info.as_mut_ptr().cast(), &mut len) };
+    if r == 0 { Ok(()) } else { Err(format!("legacy table {table}: {}", std::io::Error::last_os_error()).into()) }
+}
