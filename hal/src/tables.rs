@@ -83,8 +83,10 @@ pub enum PortFault {
     HostIfMoved,
     /// The wire's device is gone.
     WireGone,
-    /// The wire's device could not be brought up or given the MTU.
+    /// The wire's device could not be brought up.
     WireRefused,
+    /// The wire's device refused the netdev's MTU; longer frames than its own are dropped, the link stands.
+    WireMtu,
 }
 
 /// A front-panel port as the chip sees it. Written by the chip alone.
@@ -102,7 +104,7 @@ pub struct PortEntry {
     pub mtu: u32,
     /// Whether the netdev is administratively up.
     pub admin: bool,
-    /// Whether the wire has carrier. Off while `admin` is off or `fault` stands.
+    /// Whether the wire has carrier. Off while `admin` is off or a fault other than [`PortFault::WireMtu`] stands.
     pub link: bool,
     /// The wire as configured, `packet:eth1` for example.
     pub wire: String,
@@ -410,11 +412,13 @@ pub enum DropReason {
     WireTx,
     /// A frame from the kernel for a port without link.
     LinkDown,
+    /// A frame that the wire lost before the chip took it, or handed over in a form that can't be made whole.
+    WireRx,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 9] = [
         DropReason::Blackhole,
         DropReason::Runt,
         DropReason::Giant,
@@ -423,6 +427,7 @@ impl DropReason {
         DropReason::HostIf,
         DropReason::WireTx,
         DropReason::LinkDown,
+        DropReason::WireRx,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -438,6 +443,7 @@ impl DropReason {
             DropReason::HostIf => "host-if",
             DropReason::WireTx => "wire-tx",
             DropReason::LinkDown => "link-down",
+            DropReason::WireRx => "wire-rx",
         }
     }
 }

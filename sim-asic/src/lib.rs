@@ -4,9 +4,21 @@
 //! side of both. `wire`, `hostif` and `worker` move frames; nothing else in the crate does I/O.
 
 pub mod chip;
+pub mod config;
 pub mod counters;
+pub mod daemon;
+pub mod hostif;
+pub mod netlink;
+pub mod netns;
+pub mod policer;
+pub mod pool;
+pub mod ports;
+pub mod server;
 pub mod stage;
+pub mod state;
 pub mod sync;
+pub mod wire;
+pub mod worker;
 
 pub use chip::SimChip;
 pub use counters::WorkerCounters;

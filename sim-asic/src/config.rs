@@ -1,0 +1,217 @@
+//! The chip's section of `/etc/virga/virga.toml`, and its profiles. Reading only: no default is looked up on the machine here.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+
+use hal::{Profile, TrapClass};
+use serde::Deserialize;
+
+use crate::policer::{self, Rate};
+use crate::wire::{WireSpec, is_ifname};
+
+/// Where the configuration is if nothing else is said.
+pub const PATH: &str = "/etc/virga/virga.toml";
+
+/// The profiles that come with the chip: name and text.
+pub const PROFILES: [(&str, &str); 3] = [
+    ("small", include_str!("../../packaging/profiles/small.toml")),
+    ("tor", include_str!("../../packaging/profiles/tor.toml")),
+    ("unlimited", include_str!("../../packaging/profiles/unlimited.toml")),
+];
+
+/// The profile used if none is named.
+pub const PROFILE: &str = "tor";
+
+/// The whole file; the agent's section is the agent's to read.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct File {
+    /// `[chip]`
+    #[serde(default)]
+    pub chip: Chip,
+    /// `[agent]`
+    #[serde(default)]
+    pub agent: toml::Table,
+}
+
+/// `[chip]`: the same words as the options, which go before it.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Chip {
+    /// A profile's name or file.
+    pub profile: Option<String>,
+    /// `NAME=WIRE`, in the order of the front panel.
+    #[serde(default)]
+    pub port: Vec<String>,
+    /// `unix:PATH`
+    pub listen: Option<String>,
+    /// Namespace of the wires.
+    pub netns: Option<String>,
+    /// Namespace of the TAPs.
+    pub host_netns: Option<String>,
+    /// `[chip.policer]`: trap class → rate and burst.
+    #[serde(default)]
+    pub policer: BTreeMap<String, Rate>,
+}
+
+/// Read the file. `explicit`: it was named by the operator, so it has to be there.
+///
+/// # Errors
+/// One sentence that names the file and what is wrong.
+pub fn read(path: &Path, explicit: bool) -> Result<File, String> {
+    match fs::read_to_string(path) {
+        Ok(text) => parse(&text).map_err(|e| format!("configuration {}: {e}", path.display())),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound && !explicit => Ok(File::default()),
+        Err(e) => Err(format!("configuration {} can't be read: {e}", path.display())),
+    }
+}
+
+/// A TOML error as one line: place and message, without the excerpt.
+fn one_line(text: &str, e: &toml::de::Error) -> String {
+    let line = e.span().map(|s| 1 + text[..s.start.min(text.len())].matches('\n').count());
+    let message = e.message().replace('\n', ", ");
+    line.map_or_else(|| message.clone(), |l| format!("line {l}: {message}"))
+}
+
+fn parse(text: &str) -> Result<File, String> {
+    let file: File = toml::from_str(text).map_err(|e| one_line(text, &e))?;
+    for name in file.chip.policer.keys() {
+        if !TrapClass::ALL.iter().any(|c| c.name() == name) {
+            let all: Vec<_> = TrapClass::ALL.iter().map(|c| c.name()).collect();
+            return Err(format!("[chip.policer]: there is no trap class {name:?}; there are {}", all.join(", ")));
+        }
+    }
+    Ok(file)
+}
+
+impl Chip {
+    /// The rate of a class: as configured, else the default.
+    pub fn rate(&self, class: TrapClass) -> Rate {
+        self.policer.get(class.name()).copied().unwrap_or_else(|| policer::default(class))
+    }
+}
+
+/// The profile of that name, or in that file if it has a `/` or ends in `.toml`.
+///
+/// # Errors
+/// One sentence that names it and what is wrong.
+pub fn profile(name: &str) -> Result<Profile, String> {
+    let text = if name.contains('/') || name.ends_with(".toml") {
+        &fs::read_to_string(name).map_err(|e| format!("profile {name} can't be read: {e}"))?
+    } else {
+        let names = PROFILES.map(|p| p.0).join(", ");
+        let found = PROFILES.iter().find(|p| p.0 == name);
+        found.map(|p| p.1).ok_or_else(|| {
+            format!("there is no profile {name:?}: it is one of {names}, or a file given with a / or .toml in its name")
+        })?
+    };
+    let p: Profile = toml::from_str(text).map_err(|e| format!("profile {name}: {}", one_line(text, &e)))?;
+    if p.frame < 1518 || p.frame as usize > crate::pool::SLOT {
+        return Err(format!("profile {name}: frame is {}, it has to be 1518 to {}", p.frame, crate::pool::SLOT));
+    }
+    if let Some(zero) = [
+        ("rifs", p.rifs),
+        ("neigh4", p.neigh4),
+        ("neigh6", p.neigh6),
+        ("nexthops", p.nexthops),
+        ("groups", p.groups),
+        ("group_members", p.group_members),
+        ("routes4", p.routes4),
+        ("routes6", p.routes6),
+        ("vrfs", p.vrfs),
+    ]
+    .iter()
+    .find(|f| f.1 == 0)
+    {
+        return Err(format!("profile {name}: {} is 0, it has to be 1 or more", zero.0));
+    }
+    Ok(p)
+}
+
+/// `NAME=WIRE`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PortSpec {
+    /// Name of the port and, at first, of its netdev.
+    pub name: String,
+    /// Its wire.
+    pub wire: WireSpec,
+}
+
+impl FromStr for PortSpec {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        let (name, wire) = s.split_once('=').ok_or_else(|| format!("port {s:?} is not NAME=WIRE"))?;
+        if !is_ifname(name) {
+            return Err(format!("port {s:?}: {name:?} is no name for a network device"));
+        }
+        Ok(PortSpec { name: name.into(), wire: wire.parse().map_err(|e| format!("port {name}: {e}"))? })
+    }
+}
+
+/// Read all ports; no name and no device may come twice.
+///
+/// # Errors
+/// One sentence that names the port.
+pub fn ports(specs: &[String]) -> Result<Vec<PortSpec>, String> {
+    let mut all: Vec<PortSpec> = Vec::with_capacity(specs.len());
+    for s in specs {
+        let p: PortSpec = s.parse()?;
+        if all.iter().any(|q| q.name == p.name) {
+            return Err(format!("port {} is given twice", p.name));
+        }
+        // By name alone, whatever the namespace: in the chip's own they would collide.
+        let device = |w: &WireSpec| match w {
+            WireSpec::Packet { ifname, .. } => Some(ifname.clone()),
+            WireSpec::None => None,
+        };
+        if let Some(q) = all.iter().find(|q| device(&p.wire).is_some() && device(&q.wire) == device(&p.wire)) {
+            return Err(format!(
+                "ports {} and {} have wires of the same name: rename one of the devices",
+                q.name, p.name
+            ));
+        }
+        all.push(p);
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn profiles_and_files() {
+        for (name, _) in PROFILES {
+            assert_eq!(profile(name).unwrap().name, name);
+        }
+        assert!(profile("huge").unwrap_err().contains("small, tor, unlimited"));
+        let f =
+            parse("[chip]\nport = [\"swp1=none\"]\n[chip.policer]\narp = { rate = 7, burst = 8 }\n[agent]\nx.y = 1\n");
+        let f = f.unwrap();
+        assert_eq!(f.chip.rate(TrapClass::Arp), Rate { rate: 7, burst: 8 });
+        assert_eq!(f.chip.rate(TrapClass::Nd), policer::default(TrapClass::Nd));
+        let e = |t: &str| parse(t).unwrap_err();
+        assert!(
+            e("[chip]\n\nprots = []\n").starts_with("line 3: unknown field `prots`"),
+            "{}",
+            e("[chip]\n\nprots = []\n")
+        );
+        assert!(e("[ship]\n").contains("unknown field `ship`"));
+        assert!(e("[chip.policer]\narpp = { rate = 1, burst = 1 }\n").contains("no trap class \"arpp\""));
+        for bad in ["[chip", "[chip]\nport = 3\n"] {
+            assert!(!e(bad).contains('\n'), "{}", e(bad));
+        }
+    }
+
+    #[test]
+    fn port_specs() {
+        let p = |s: &[&str]| ports(&s.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        assert_eq!(p(&["swp2=none", "swp1=packet:e1@a"]).unwrap()[0].name, "swp2");
+        assert!(p(&["swp1"]).unwrap_err().contains("NAME=WIRE"));
+        assert!(p(&["swp1=none", "swp1=none"]).unwrap_err().contains("twice"));
+        assert!(p(&["swp1=packet:e@a", "swp2=packet:e@b"]).unwrap_err().contains("same name"));
+        assert!(p(&["a/b=none"]).is_err());
+    }
+}
