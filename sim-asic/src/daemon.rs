@@ -229,8 +229,9 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
         .ok_or_else(|| format!("--listen {listen:?} is not unix:PATH"))?;
     let netns = c.netns.as_deref().unwrap_or(NETNS);
     let host = host_netns(&c)?;
-    // Taking turns: the socket first, since that is what another chip is known by.
-    let socket = if embedded.is_none() { Some(Socket::bind(Path::new(path))?) } else { None };
+    if embedded.is_none() {
+        Socket::probe(Path::new(path))?;
+    }
     let state = State::open(Path::new(state::DIR), netns)?;
     let (ns, made) = NetNs::open_or_make(netns).map_err(|e| e.to_string())?;
     if made {
@@ -245,6 +246,7 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
     let worker = worker::start(fronts, chip.pipeline(), policers, frame).map_err(|e| format!("no worker: {e}"))?;
     ports.refresh_all(&worker, |id, e| chip.set_port(id, e.clone()));
     ports.summary();
+    let socket = if embedded.is_none() { Some(Socket::bind(Path::new(path))?) } else { None };
     let server = Server::new(chip, socket, embedded).map_err(|e| format!("no random number: {e}"))?;
     match &c {
         _ if server.is_over() => {}

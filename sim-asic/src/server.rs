@@ -26,15 +26,12 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listen there, mode 0660 and group `virga` if that exists. A file left by a dead chip is replaced.
+    /// Whether the chip may listen there. Asked before anything is set up; the socket itself comes last, so that who waits
+    /// for it finds the chip ready.
     ///
     /// # Errors
-    /// One sentence: another chip listens there, or the path can't be used.
-    pub fn bind(path: &Path) -> Result<Socket, String> {
-        let says = |e: io::Error| format!("socket {} can't be made: {e}", path.display());
-        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
-            fs::create_dir_all(dir).map_err(says)?;
-        }
+    /// One sentence: another chip listens there, or the path is taken.
+    pub fn probe(path: &Path) -> Result<(), String> {
         if let Ok(m) = fs::symlink_metadata(path) {
             if !m.file_type().is_socket() {
                 return Err(format!("{} is there and is no socket: give another --listen", path.display()));
@@ -45,7 +42,23 @@ impl Socket {
                     path.display()
                 ));
             }
-            fs::remove_file(path).map_err(says)?;
+        }
+        Ok(())
+    }
+
+    /// Listen there, mode 0660 and group `virga` if that exists. A file left by a dead chip is replaced.
+    ///
+    /// # Errors
+    /// One sentence: another chip listens there, or the path can't be used.
+    pub fn bind(path: &Path) -> Result<Socket, String> {
+        let says = |e: io::Error| format!("socket {} can't be made: {e}", path.display());
+        if let Some(dir) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
+            fs::create_dir_all(dir).map_err(says)?;
+        }
+        Self::probe(path)?;
+        match fs::remove_file(path) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(says(e)),
+            _ => {}
         }
         let listener = UnixListener::bind(path).map_err(says)?;
         listener.set_nonblocking(true).map_err(says)?;
