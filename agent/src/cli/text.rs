@@ -19,6 +19,16 @@ pub fn field(v: &Value, key: &str, name: &str) -> String {
     }
 }
 
+/// What became of it: ` offload`, or ` punt: why`.
+pub fn fate(v: &Value) -> String {
+    match (v["offload"].as_bool(), &v["why"]) {
+        (Some(true), _) => " offload".into(),
+        (Some(false), Value::Null) => " punt".into(),
+        (Some(false), why) => format!(" punt: {}", plain(why)),
+        (None, _) => String::new(),
+    }
+}
+
 /// The strings of an array.
 pub fn strings(v: &Value) -> Vec<&str> {
     v.as_array().into_iter().flatten().filter_map(Value::as_str).collect()

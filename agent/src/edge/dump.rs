@@ -115,7 +115,7 @@ fn requests(kind: DumpKind) -> Vec<Vec<u8>> {
     const V6: u8 = libc::AF_INET6 as u8;
     let (message, len, families): (u16, usize, &[u8]) = match kind {
         DumpKind::Link => (18, 16, &[0]),
-        DumpKind::Netconf => (82, 1, &[V4, V6]),
+        DumpKind::Netconf => (82, 4, &[V4, V6]),
         DumpKind::Addr => (22, 8, &[V4, V6]),
         DumpKind::NextHop => (106, 8, &[0]),
         DumpKind::Neigh => (30, 12, &[V4, V6]),
