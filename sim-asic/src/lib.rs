@@ -17,6 +17,8 @@ pub mod server;
 pub mod stage;
 pub mod state;
 pub mod sync;
+mod table;
+pub mod trace;
 pub mod wire;
 pub mod worker;
 

@@ -1,0 +1,76 @@
+//! From routes to a verdict: the order of checks, source check, hop limit, and the rewrite once all of them have passed.
+//!
+//! Whatever is in doubt is trapped: the kernel decides. What a next hop leads to is `resolve`'s.
+
+use hal::{DropReason, TrapClass, Urpf};
+
+use super::parse::{ETH, Head};
+use super::resolve::{resolve, unicast};
+use super::{Verdict, rewrite, trap};
+use crate::table::{Hop, Leaf, Tables};
+use crate::trace::{Note, Raw};
+
+/// The verdict on a parsed packet whose destination and source match these routes.
+#[inline(always)]
+pub(crate) fn forward(t: &Tables, h: &Head, dst: Leaf, src: Leaf, frame: &mut [u8], note: &mut impl Note) -> Verdict {
+    match checked(t, h, dst, src, frame, note) {
+        Ok(v) | Err(v) => v,
+    }
+}
+
+#[inline(always)]
+fn checked(
+    t: &Tables,
+    h: &Head,
+    dst: Leaf,
+    src: Leaf,
+    frame: &mut [u8],
+    note: &mut impl Note,
+) -> Result<Verdict, Verdict> {
+    let hop = dst.hop();
+    note.note(|| Raw::Destination(dst));
+    // To the switch itself, whatever else may be said of it.
+    if let Hop::Trap(c @ (TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) = hop {
+        return trap(c, note);
+    }
+    if !h.enabled {
+        return trap(TrapClass::NotForwarding, note);
+    }
+    if let Hop::Trap(c) = hop {
+        return trap(c, note);
+    }
+    // The kernel has no source check for IPv6.
+    if h.family == super::Family::V4 {
+        note.note(|| Raw::Source(src, h.urpf));
+        if !source(t, h, src) {
+            return trap(TrapClass::Source, note);
+        }
+    }
+    if h.ttl <= 1 {
+        return trap(TrapClass::Ttl, note);
+    }
+    let out = resolve(t, h, hop, frame, note)?;
+    rewrite::packet(h, &out, frame);
+    note.note(|| Raw::Forward(out.port));
+    Ok(Verdict::Forward { port: out.port, len: ETH as u32 + h.len })
+}
+
+/// Whether an IPv4 source passes (`rp_filter`; `fib_validate_source` in the kernel).
+#[inline(always)]
+fn source(t: &Tables, h: &Head, src: Leaf) -> bool {
+    match (h.urpf, src.hop()) {
+        // An address of the switch, or none that a host can have.
+        (_, Hop::Trap(TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) => false,
+        (Urpf::Off, _) => true,
+        (Urpf::Loose, Hop::Connected(_)) => true,
+        (Urpf::Strict, Hop::Connected(rif)) => rif == h.rif,
+        (Urpf::Loose, Hop::Group(g)) => unicast(t, g, |_| true),
+        (Urpf::Strict, Hop::Group(g)) => unicast(t, g, |rif| rif == h.rif),
+        (_, Hop::Trap(_) | Hop::Drop(_)) => false,
+    }
+}
+
+pub(super) fn dropped<T>(why: DropReason, note: &mut impl Note) -> Result<T, Verdict> {
+    note.note(|| Raw::Drop(why));
+    Err(Verdict::Drop(why))
+}

@@ -1,0 +1,203 @@
+//! The parser: from bytes to what the lookups need, or to the class that a frame is trapped by.
+//!
+//! All that the kernel would check in a header before it looks up a route is checked here. Extension headers are walked
+//! only where a hash needs them (`hash`).
+
+use hal::{DropReason, TrapClass, Urpf};
+
+use super::{Verdict, trap};
+use crate::table::Rif;
+use crate::trace::{Note, Raw};
+
+/// Length of an Ethernet header without tags.
+pub(crate) const ETH: usize = 14;
+const IP4: usize = 20;
+const IP6: usize = 40;
+
+const ETHERTYPE_IP4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_VLAN: u16 = 0x8100;
+const ETHERTYPE_QINQ: u16 = 0x88a8;
+const ETHERTYPE_IP6: u16 = 0x86dd;
+/// Hop-by-hop options and ICMPv6 as IPv6 next headers (RFC 8200, RFC 4443).
+const HOP_BY_HOP: u8 = 0;
+const ICMP6: u8 = 58;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) enum Family {
+    #[default]
+    V4,
+    V6,
+}
+
+/// A packet that may be forwarded, if tables say so.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Head {
+    pub(crate) family: Family,
+    /// Whether the interface forwards the family.
+    pub(crate) enabled: bool,
+    pub(crate) urpf: Urpf,
+    /// TTL or hop limit.
+    pub(crate) ttl: u8,
+    /// Index of the interface that it came in by.
+    pub(crate) rif: u32,
+    pub(crate) vrf: u32,
+    /// Bytes of the IP packet; the frame holds all of them.
+    pub(crate) len: u32,
+    /// Addresses of an IPv4 packet.
+    pub(crate) src4: u32,
+    pub(crate) dst4: u32,
+}
+
+pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
+    b.get(at..at + 2).map_or(0, |s| u16::from_be_bytes([s[0], s[1]]))
+}
+
+pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
+    b.get(at..at + 4).and_then(|s| s.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+fn be128(b: &[u8], at: usize) -> u128 {
+    b.get(at..at + 16).and_then(|s| s.try_into().ok()).map_or(0, u128::from_be_bytes)
+}
+
+/// Source address of a frame whose [`Head`] says IPv6.
+pub(crate) fn src6(frame: &[u8]) -> u128 {
+    be128(frame, ETH + 8)
+}
+
+/// Destination address of a frame whose [`Head`] says IPv6.
+pub(crate) fn dst6(frame: &[u8]) -> u128 {
+    be128(frame, ETH + 24)
+}
+
+/// Parse and check a frame that came in by the interface `rif`.
+#[inline(always)]
+pub(crate) fn frame(
+    longest: usize,
+    rif: Option<&(u32, Rif)>,
+    frame: &[u8],
+    note: &mut impl Note,
+) -> Result<Head, Verdict> {
+    let Some((eth, ip)) = frame.split_at_checked(ETH) else { return drop(DropReason::Runt, note) };
+    if frame.len() > longest {
+        return drop(DropReason::Giant, note);
+    }
+    let ethertype = be16(eth, 12);
+    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
+        return trap(TrapClass::Vlan, note);
+    }
+    if ethertype == ETHERTYPE_ARP {
+        return trap(TrapClass::Arp, note);
+    }
+    // Before the MAC is looked at, so that solicitations have the class that they are policed by.
+    if ethertype == ETHERTYPE_IP6 && ip.len() > IP6 && ip[6] == ICMP6 && (133..=137).contains(&ip[IP6]) {
+        return trap(TrapClass::Nd, note);
+    }
+    let Some((index, rif)) = rif else { return trap(TrapClass::NoRif, note) };
+    note.note(|| Raw::Ingress(*index));
+    if ethertype != ETHERTYPE_IP4 && ethertype != ETHERTYPE_IP6 {
+        return trap(TrapClass::Protocol, note);
+    }
+    if eth[..6] != rif.mac {
+        let class = match eth[0] & 1 {
+            1 if eth[..6] == [0xff; 6] => TrapClass::Broadcast,
+            1 => TrapClass::Multicast,
+            _ => TrapClass::OtherMac,
+        };
+        return trap(class, note);
+    }
+    // An interface with a group address for MAC: the kernel has none.
+    if eth[0] & 1 == 1 {
+        return trap(TrapClass::Multicast, note);
+    }
+    let head = Head { rif: *index, vrf: rif.vrf, urpf: rif.urpf, ..Head::default() };
+    if ethertype == ETHERTYPE_IP4 {
+        ip4(ip, Head { family: Family::V4, enabled: rif.ingress4, ..head }, note)
+    } else {
+        ip6(ip, Head { family: Family::V6, enabled: rif.ingress6, ..head }, note)
+    }
+}
+
+fn drop<T>(why: DropReason, note: &mut impl Note) -> Result<T, Verdict> {
+    note.note(|| Raw::Drop(why));
+    Err(Verdict::Drop(why))
+}
+
+/// Ones' complement sum of whole 32-bit words, in memory order (RFC 1071).
+#[inline(always)]
+fn sum(header: &[u8]) -> u16 {
+    let (words, _) = header.as_chunks::<4>();
+    let s = words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum::<u64>();
+    let s = (s >> 32) + (s & 0xffff_ffff);
+    let s = (s >> 16) + (s & 0xffff);
+    let s = (s >> 16) + (s & 0xffff);
+    ((s >> 16) + (s & 0xffff)) as u16
+}
+
+#[inline(always)]
+fn ip4(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict> {
+    let Some(fixed) = ip.first_chunk::<IP4>() else { return trap(TrapClass::Malformed, note) };
+    let header = usize::from(fixed[0] & 15) * 4;
+    let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
+    if fixed[0] >> 4 != 4 || header < IP4 || total < header || total > ip.len() {
+        return trap(TrapClass::Malformed, note);
+    }
+    if header > IP4 {
+        let good = ip.get(..header).is_some_and(|h| sum(h) == 0xffff);
+        return trap(if good { TrapClass::Options } else { TrapClass::Malformed }, note);
+    }
+    if sum(fixed) != 0xffff {
+        return trap(TrapClass::Malformed, note);
+    }
+    head.ttl = fixed[8];
+    head.len = total as u32;
+    head.src4 = be32(fixed, 12);
+    head.dst4 = be32(fixed, 16);
+    note.note(|| Raw::Ip4 { src: head.src4.into(), dst: head.dst4.into(), ttl: head.ttl, len: head.len });
+    let (src, dst) = (head.src4, head.dst4);
+    // Source 0/8 and 127/8, multicast, limited broadcast. The kernel forwards 240/4 and 169.254/16, and so do we.
+    if matches!(dst >> 24, 0 | 127) || matches!(src >> 24, 0 | 127 | 224..=239) || src == u32::MAX {
+        return trap(TrapClass::Special, note);
+    }
+    if dst >> 28 == 14 {
+        return trap(TrapClass::Multicast, note);
+    }
+    if dst == u32::MAX {
+        return trap(TrapClass::Broadcast, note);
+    }
+    Ok(head)
+}
+
+/// Neither source nor destination of what is forwarded: unspecified, loopback, link-local, IPv4-mapped (RFC 4291).
+#[inline(always)]
+fn special6(a: u128) -> bool {
+    a >> 118 == 0xfe80 >> 6 || a <= 1 || a >> 32 == 0xffff
+}
+
+#[inline(always)]
+fn ip6(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict> {
+    let Some(fixed) = ip.first_chunk::<IP6>() else { return trap(TrapClass::Malformed, note) };
+    if fixed[0] >> 4 != 6 {
+        return trap(TrapClass::Malformed, note);
+    }
+    // A jumbogram has such a header, too.
+    if fixed[6] == HOP_BY_HOP {
+        return trap(TrapClass::Options, note);
+    }
+    let total = IP6 + usize::from(u16::from_be_bytes([fixed[4], fixed[5]]));
+    if total > ip.len() {
+        return trap(TrapClass::Malformed, note);
+    }
+    head.ttl = fixed[7];
+    head.len = total as u32;
+    let (src, dst) = (be128(fixed, 8), be128(fixed, 24));
+    note.note(|| Raw::Ip6 { src: src.into(), dst: dst.into(), ttl: head.ttl, len: head.len });
+    if dst >> 120 == 0xff {
+        return trap(TrapClass::Multicast, note);
+    }
+    if special6(src) || special6(dst) || src >> 120 == 0xff {
+        return trap(TrapClass::Special, note);
+    }
+    Ok(head)
+}

@@ -1,0 +1,66 @@
+//! The rewrite: addresses, TTL and checksum. Only frames that passed every check come here.
+
+use super::parse::{ETH, Family, Head};
+use super::resolve::Out;
+
+#[inline(always)]
+pub(super) fn packet(h: &Head, out: &Out, frame: &mut [u8]) {
+    let Some((eth, ip)) = frame.split_at_mut_checked(ETH) else { return };
+    eth[..6].copy_from_slice(&out.dst);
+    eth[6..12].copy_from_slice(&out.src);
+    match h.family {
+        Family::V4 => {
+            let Some(ip) = ip.first_chunk_mut::<20>() else { return };
+            let check = ttl_decreased(u16::from_be_bytes([ip[10], ip[11]]));
+            [ip[10], ip[11]] = check.to_be_bytes();
+            ip[8] = h.ttl - 1;
+        }
+        Family::V6 => {
+            if let Some(limit) = ip.get_mut(7) {
+                *limit = h.ttl - 1;
+            }
+        }
+    }
+}
+
+/// The header checksum after the TTL went down by one (RFC 1624), 0xffff never coming out of it: as `ip_decrease_ttl`.
+fn ttl_decreased(check: u16) -> u16 {
+    let sum = u32::from(check) + 0x0100;
+    (sum + u32::from(sum >= 0xffff)) as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A header's checksum from scratch (RFC 1071).
+    fn checksum(header: &[u8]) -> u16 {
+        let mut s: u32 = header.chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+        while s > 0xffff {
+            s = (s & 0xffff) + (s >> 16);
+        }
+        !s as u16
+    }
+
+    #[test]
+    fn every_checksum_stays_right() {
+        let out = Out { port: hal::PortId(0), src: [2; 6], dst: [4; 6] };
+        for id in 0..=u16::MAX {
+            for ttl in [2u8, 3, 64, 255] {
+                let mut frame = [0; 34];
+                frame[14] = 0x45;
+                frame[17] = 20;
+                frame[18..20].copy_from_slice(&id.to_be_bytes());
+                frame[22] = ttl;
+                let c = checksum(&frame[14..34]);
+                frame[24..26].copy_from_slice(&c.to_be_bytes());
+                let head = Head { ttl, len: 20, ..Head::default() };
+                packet(&head, &out, &mut frame);
+                let got = [frame[24], frame[25]];
+                [frame[24], frame[25]] = [0, 0];
+                assert_eq!(frame[22], ttl - 1);
+                assert_eq!(got, checksum(&frame[14..34]).to_be_bytes(), "id {id} ttl {ttl}");
+            }
+        }
+    }
+}
