@@ -15,7 +15,7 @@ pub const DEFAULT_CHIP: &str = "unix:/run/virga/asic.sock";
 
 /// `[agent]`.
 #[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Agent {
     /// `unix:PATH` of the chip.
     pub chip: String,
@@ -39,7 +39,7 @@ impl Default for Agent {
 }
 
 /// Its keys.
-const KEYS: &[&str] = &["chip", "socket", "record", "receive_buffer"];
+const KEYS: &[&str] = &["chip", "socket", "record", "receive-buffer"];
 /// Sections of the file.
 const SECTIONS: &[&str] = &["chip", "agent"];
 
@@ -81,7 +81,7 @@ pub fn parse(text: &str) -> Result<Agent, String> {
     }
     let f: File = toml::from_str(text).map_err(|e| place(text, &e))?;
     if f.agent.receive_buffer == 0 {
-        return Err("agent.receive_buffer is 0: it takes bytes, 67108864 for example".into());
+        return Err("agent.receive-buffer is 0: it takes bytes, 67108864 for example".into());
     }
     Ok(f.agent)
 }
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn nothing_said_means_defaults_and_what_is_said_counts() {
         assert_eq!(parse("").unwrap(), Agent::default());
-        let a = parse("[chip]\nanything = 1\n[agent]\nsocket = \"/x\"\nreceive_buffer = 4096\n").unwrap();
+        let a = parse("[chip]\nanything = 1\n[agent]\nsocket = \"/x\"\nreceive-buffer = 4096\n").unwrap();
         assert_eq!((a.socket, a.receive_buffer), (PathBuf::from("/x"), 4096));
     }
 
@@ -135,9 +135,9 @@ mod tests {
         for (text, has) in [
             ("[agent]\nsokcet = \"/x\"\n", "unknown key in [agent]: sokcet; did you mean socket?"),
             ("[agnet]\n", "unknown section: [agnet]; did you mean [agent]?"),
-            ("[agent]\nzzzzzz = 1\n", "valid are chip, socket, record, receive_buffer"),
-            ("[agent]\n\nreceive_buffer = \"big\"\n", "line 3: "),
-            ("[agent]\nreceive_buffer = 0\n", "receive_buffer is 0"),
+            ("[agent]\nzzzzzz = 1\n", "valid are chip, socket, record, receive-buffer"),
+            ("[agent]\n\nreceive-buffer = \"big\"\n", "line 3: "),
+            ("[agent]\nreceive-buffer = 0\n", "receive-buffer is 0"),
             ("[agent\n", "line 1: "),
             ("agent = 3\n", "write [agent]"),
         ] {

@@ -118,6 +118,10 @@ fn run(options: Options) -> Result<(), String> {
             cfg.receive_buffer >> 10
         );
     }
+    let farewell = match &chip {
+        ChipChoice::Unix(_) => "stopped; the chip keeps forwarding as it was",
+        ChipChoice::Embedded => "stopped, and the embedded chip with it",
+    };
     let target = match chip {
         ChipChoice::Unix(p) => Target::Unix(p),
         ChipChoice::Embedded => embedded(&options.chip_options)?,
@@ -170,6 +174,9 @@ fn run(options: Options) -> Result<(), String> {
     if core.join().is_err() {
         return Err("the core's thread panicked: this is a bug; the chip keeps forwarding as it was".into());
     }
+    if end.is_ok() {
+        tracing::info!("{farewell}");
+    }
     end
 }
 
@@ -199,7 +206,7 @@ async fn serve(
     let end = match early {
         Some(end) => end,
         None => {
-            tracing::info!("stopping; the chip keeps forwarding as it is");
+            tracing::info!("stopping");
             if inbox.send(Msg::Stop).is_ok() {
                 waker.wake();
             }
@@ -251,8 +258,12 @@ fn journal(path: &Path) -> Result<Box<dyn crate::edge::runner::Journal>, String>
     Err(format!("the journal {} can't be written: not built yet", path.display()))
 }
 
-fn embedded(_options: &[OsString]) -> Result<Target, String> {
-    Err("the embedded chip is not built yet: start virga-asic and say --chip unix:PATH".into())
+fn embedded(options: &[OsString]) -> Result<Target, String> {
+    let conn = sim_asic::daemon::embedded(options.to_vec()).map_err(|e| format!("the embedded chip: {e}"))?;
+    tracing::warn!(
+        "the chip is embedded: forwarding ends with this process; run virga-asic where it has to outlive the agent"
+    );
+    Ok(Target::Embedded(conn))
 }
 
 #[cfg(test)]

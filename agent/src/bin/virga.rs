@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     let args: Vec<OsString> = std::env::args_os().collect();
     match args.first().and_then(|a| Path::new(a).file_name()).and_then(|n| n.to_str()) {
         Some("virgad") => virga::daemon::main(args),
+        Some("virga-asic") => sim_asic::daemon::main(args),
         _ => virga::cli::main(args),
     }
 }
