@@ -23,6 +23,7 @@
 
 pub mod bus;
 pub mod chip;
+pub mod conformance;
 pub mod ip;
 pub mod profile;
 pub mod tables;

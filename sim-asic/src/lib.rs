@@ -7,6 +7,7 @@ pub mod chip;
 pub mod config;
 pub mod counters;
 pub mod daemon;
+pub mod fault;
 pub mod hostif;
 pub mod netlink;
 pub mod netns;

@@ -1,0 +1,449 @@
+//! The laws of the contract as tests that any backend can be held to.
+//!
+//! A backend's own tests call [`all`], or each of [`LAWS`] under its name. The factory makes a fresh chip with at least one
+//! port and small tables (the suite fills each of up to [`FILL`] entries). What packets see (laws e and g, and the second half
+//! of b) is for the backend's own tests: there are no packets in this trait.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use crate::chip::{Backend, Op, Reason};
+use crate::ip::{Addr, Family, Mac, Prefix};
+use crate::tables::*;
+
+/// Largest table that the suite fills.
+pub const FILL: u32 = 5_000;
+
+/// Makes a fresh chip.
+pub type Factory<'a> = &'a dyn Fn() -> Box<dyn Backend>;
+
+/// One law: panics if the chip breaks it.
+pub type Law = fn(Factory<'_>);
+
+/// Every law and its name.
+pub const LAWS: &[(&str, Law)] = &[
+    ("a chip starts empty", starts_empty),
+    ("a table holds as many entries as it says, and overwriting needs no room (a)", capacity),
+    ("overwriting with trap and remove never fail (b)", trap_and_remove),
+    ("a removed reference can be set again (b)", revival),
+    ("a rejected set leaves the old entry (c)", rejected_leaves_old),
+    ("a missing reference is named (d)", missing_reference),
+    ("the chip's own table is read-only", read_only),
+    ("a dump pages, and shows once what stays", paging),
+    ("any sequence leaves what a plain map would hold", model),
+];
+
+/// Hold a backend to every law.
+///
+/// # Panics
+/// The chip breaks one; the message names it.
+pub fn all(make: Factory<'_>) {
+    for (name, law) in LAWS {
+        println!("law: {name}");
+        law(make);
+    }
+}
+
+type Dump = BTreeMap<AnyKey, Record>;
+
+fn dump_table(b: &dyn Backend, t: TableId, page: usize) -> Dump {
+    let mut all = Dump::new();
+    let mut cursor = Some(0);
+    while let Some(c) = cursor {
+        let mut out = Vec::new();
+        cursor = b.dump(t, c, page, &mut out);
+        assert!(out.len() <= page, "{t}: a page of {page} came with {} records", out.len());
+        for r in out {
+            assert_eq!(r.table(), t, "a dump of {t} holds {r:?}");
+            assert!(all.insert(r.key(), r.clone()).is_none(), "{t}: {} comes twice in one dump", r.key());
+        }
+    }
+    all
+}
+
+fn dump(b: &dyn Backend) -> Dump {
+    let mut all = Dump::new();
+    for t in settable() {
+        all.append(&mut dump_table(b, t, 1000));
+    }
+    all
+}
+
+/// Tables that the agent writes, referred-to ones first.
+fn settable() -> impl Iterator<Item = TableId> {
+    TableId::ALL.iter().copied().filter(|t| t.kind() != Kind::Learned)
+}
+
+fn ports(b: &dyn Backend) -> u32 {
+    let n = dump_table(b, TableId::Port, 100).len() as u32;
+    assert!(n > 0, "the factory has to make a chip with ports");
+    n
+}
+
+fn set(b: &mut dyn Backend, r: Record) {
+    if let Err(why) = b.apply(&Op::Set(r.clone())) {
+        panic!("set {r:?} was refused: {why}");
+    }
+}
+
+fn remove(b: &mut dyn Backend, k: AnyKey) {
+    if let Err(why) = b.apply(&Op::Remove(k)) {
+        panic!("remove {k} was refused, which never happens: {why}");
+    }
+}
+
+// ---------------------------------------------------------------- entries
+
+fn rif(n: u32, v: u32, ports: u32, open: bool) -> Record {
+    Record::Rif(
+        RifId(n),
+        RifEntry {
+            kind: RifKind::Port(PortId(n % ports)),
+            vrf: VrfId(0),
+            mac: Mac([2, 0, 0, 0, 0, v as u8]),
+            mtu4: 1500 + v,
+            mtu6: 1500,
+            ingress4: open,
+            ingress6: open,
+            egress: open,
+            urpf: Urpf::Off,
+        },
+    )
+}
+
+fn neigh_key<F: Family>(rif: u32, n: u32) -> NeighKey<F> {
+    NeighKey { rif: RifId(rif), addr: F::Addr::from_number(0x0a00_0000 + u128::from(n)) }
+}
+
+fn prefix<F: Family>(n: u32) -> RouteKey<F> {
+    // Nested ones, so that covers matter.
+    let len = F::BITS - (n % 3) as u8;
+    RouteKey { vrf: VrfId(0), prefix: Prefix::new(F::Addr::from_number(u128::from(n / 3) << 2), len) }
+}
+
+/// Entry `n` of a table, in variant `v`, with references to key `to` of the tables that it refers to.
+fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
+    let neigh = NeighEntry { mac: Mac([2, 1, 0, 0, 0, v as u8]) };
+    let fwd = match v % 4 {
+        0 => Fwd::Group(GroupId(to)),
+        1 => Fwd::Connected(RifId(to)),
+        2 => Fwd::Drop(DropReason::Blackhole),
+        _ => Fwd::Trap(TrapClass::Unreachable),
+    };
+    match t {
+        TableId::Port => unreachable!("no agent writes ports"),
+        TableId::Switch => {
+            let hash4 = if v.is_multiple_of(2) { HashPolicy::L3 } else { HashPolicy::L4 };
+            Record::Switch(Global, SwitchEntry { hash4, ..SwitchEntry::default() })
+        }
+        TableId::Rif => rif(n, v, ports, true),
+        TableId::Neigh4 => Record::Neigh4(neigh_key(to, n), neigh),
+        TableId::Neigh6 => Record::Neigh6(neigh_key(to, n), neigh),
+        TableId::NextHop => Record::NextHop(
+            NextHopId(n),
+            match v % 4 {
+                0 => NextHopEntry::Ip(RifId(to), IpAddr::from([10, 0, 0, n as u8])),
+                1 => NextHopEntry::Ip(RifId(to), IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, n as u16])),
+                2 => NextHopEntry::Connected(RifId(to)),
+                _ => NextHopEntry::Drop(DropReason::Blackhole),
+            },
+        ),
+        TableId::Group => {
+            let members = (0..v % 3).map(|i| Member { nexthop: NextHopId(to), weight: 1 + i as u16 }).collect();
+            Record::Group(GroupId(n), GroupEntry { members })
+        }
+        TableId::Route4 => Record::Route4(prefix(n), fwd),
+        TableId::Route6 => Record::Route6(prefix(n), fwd),
+    }
+}
+
+/// The entry of that key that traps; `None` for tables that have no such entry.
+fn trap(k: AnyKey, ports: u32) -> Option<Record> {
+    Some(match k {
+        AnyKey::Port(_) | AnyKey::Switch(_) | AnyKey::Neigh4(_) | AnyKey::Neigh6(_) => return None,
+        AnyKey::Rif(k) => rif(k.0, 0, ports, false),
+        AnyKey::NextHop(k) => Record::NextHop(k, NextHopEntry::Trap(TrapClass::Punt)),
+        AnyKey::Group(k) => Record::Group(k, GroupEntry::default()),
+        AnyKey::Route4(k) => Record::Route4(k, Fwd::Trap(TrapClass::Punt)),
+        AnyKey::Route6(k) => Record::Route6(k, Fwd::Trap(TrapClass::Punt)),
+    })
+}
+
+/// What a record refers to.
+fn references(r: &Record) -> Vec<AnyKey> {
+    let fwd = |f: &Fwd| match f {
+        Fwd::Group(g) => vec![AnyKey::Group(*g)],
+        Fwd::Connected(r) => vec![AnyKey::Rif(*r)],
+        Fwd::Trap(_) | Fwd::Drop(_) => vec![],
+    };
+    match r {
+        Record::Port(..) | Record::Switch(..) => vec![],
+        Record::Rif(..) => vec![],
+        Record::Neigh4(k, _) => vec![k.rif.into()],
+        Record::Neigh6(k, _) => vec![k.rif.into()],
+        Record::NextHop(_, NextHopEntry::Ip(rif, _) | NextHopEntry::Connected(rif)) => vec![(*rif).into()],
+        Record::NextHop(_, NextHopEntry::Trap(_) | NextHopEntry::Drop(_)) => vec![],
+        Record::Group(_, g) => g.members.iter().map(|m| m.nexthop.into()).collect(),
+        Record::Route4(_, f) => fwd(f),
+        Record::Route6(_, f) => fwd(f),
+    }
+}
+
+/// A chip with entry 1 of every table, each referring to the ones before.
+fn furnished(make: Factory<'_>) -> (Box<dyn Backend>, u32) {
+    let mut b = make();
+    let p = ports(&*b);
+    for t in settable() {
+        set(&mut *b, record(t, 1, if t == TableId::Group { 2 } else { 0 }, 1, p));
+    }
+    (b, p)
+}
+
+// ---------------------------------------------------------------- laws
+
+fn starts_empty(make: Factory<'_>) {
+    let b = make();
+    assert_eq!(dump(&*b), Dump::new(), "tables of a fresh chip");
+    for u in b.usage() {
+        assert_eq!(u.capacity, b.profile().capacity(u.table), "{}: usage and profile disagree", u.table);
+        assert!(u.used == 0 || u.table.kind() == Kind::Learned, "{}: a fresh chip uses {}", u.table, u.used);
+    }
+    assert_eq!(b.usage().len(), TableId::ALL.len(), "usage of every table");
+}
+
+fn used(b: &dyn Backend, t: TableId) -> u32 {
+    b.usage().iter().find(|u| u.table == t).map_or(u32::MAX, |u| u.used)
+}
+
+fn capacity(make: Factory<'_>) {
+    for t in settable().filter(|t| *t != TableId::Switch) {
+        let (mut b, p) = furnished(make);
+        let cap = b.profile().capacity(t);
+        if cap > FILL {
+            continue;
+        }
+        let have = used(&*b, t);
+        for n in 0..cap - have {
+            set(&mut *b, record(t, 100 + n, 3, 1, p));
+        }
+        assert_eq!(used(&*b, t), cap, "{t}: entries in the full table");
+        let before = dump(&*b);
+        let more = record(t, 100 + cap, 3, 1, p);
+        assert_eq!(
+            b.apply(&Op::Set(more.clone())),
+            Err(Reason::TableFull { table: t, capacity: cap }),
+            "{t}: one entry more than its capacity"
+        );
+        assert_eq!(dump(&*b), before, "{t}: after a set that found no room");
+        for (v, key) in (0..4).flat_map(|v| (100..100 + cap - have).map(move |n| (v, n))) {
+            set(&mut *b, record(t, key, v, 1, p));
+        }
+        remove(&mut *b, record(t, 100, 0, 1, p).key());
+        set(&mut *b, more);
+        assert_eq!(used(&*b, t), cap, "{t}: one out, one in");
+    }
+}
+
+fn trap_and_remove(make: Factory<'_>) {
+    let (b, p) = furnished(make);
+    let all = dump(&*b);
+    drop(b);
+    // Every entry while everything else is there, and again in every order of rank.
+    for k in all.keys() {
+        let (mut b, _) = furnished(make);
+        if let Some(r) = trap(*k, p) {
+            set(&mut *b, r.clone());
+            assert_eq!(dump(&*b).get(k), Some(&r), "{k} after it was overwritten with trap");
+        }
+        remove(&mut *b, *k);
+        let mut want = all.clone();
+        want.remove(k);
+        assert_eq!(dump(&*b), want, "after {k} was removed, which others refer to");
+        remove(&mut *b, *k);
+    }
+    for down in [false, true] {
+        let (mut b, _) = furnished(make);
+        let mut keys: Vec<AnyKey> = all.keys().copied().collect();
+        if down {
+            keys.reverse();
+        }
+        keys.iter().for_each(|k| remove(&mut *b, *k));
+        assert_eq!(dump(&*b), Dump::new(), "after everything was removed");
+        for k in keys {
+            remove(&mut *b, k);
+        }
+    }
+    // Traps still fit over what lost its reference.
+    let (mut b, _) = furnished(make);
+    let ups: Vec<AnyKey> = all.keys().copied().collect();
+    for k in &ups {
+        if !matches!(k.table(), TableId::Route4 | TableId::Route6) {
+            remove(&mut *b, *k);
+        }
+    }
+    for k in ups {
+        if let (TableId::Route4 | TableId::Route6, Some(r)) = (k.table(), trap(k, p)) {
+            set(&mut *b, r);
+        }
+    }
+}
+
+fn revival(make: Factory<'_>) {
+    let (mut b, _) = furnished(make);
+    let all = dump(&*b);
+    for _ in 0..3 {
+        for k in all.keys() {
+            remove(&mut *b, *k);
+            set(&mut *b, all[k].clone());
+            assert_eq!(dump(&*b), all, "after {k} was removed and set again");
+        }
+    }
+    // All that others refer to at once, back in the order of rank.
+    for _ in 0..100 {
+        let gone: Vec<&AnyKey> = all.keys().filter(|k| k.table().rank() < TableId::Route4.rank()).collect();
+        gone.iter().for_each(|k| remove(&mut *b, **k));
+        for t in settable() {
+            for k in gone.iter().filter(|k| k.table() == t) {
+                set(&mut *b, all[*k].clone());
+            }
+        }
+        assert_eq!(dump(&*b), all, "after everything below the routes was removed and set again");
+    }
+}
+
+fn rejected_leaves_old(make: Factory<'_>) {
+    let (mut b, p) = furnished(make);
+    let before = dump(&*b);
+    for t in settable() {
+        for v in 0..4 {
+            let bad = record(t, 1, v, 77, p);
+            if references(&bad).is_empty() || !before.contains_key(&bad.key()) {
+                continue;
+            }
+            assert!(b.apply(&Op::Set(bad.clone())).is_err(), "{bad:?} refers to nothing");
+            assert_eq!(dump(&*b), before, "after {bad:?} was refused");
+        }
+    }
+}
+
+fn missing_reference(make: Factory<'_>) {
+    for t in settable() {
+        let (mut b, p) = furnished(make);
+        for v in 0..4 {
+            let bad = record(t, 2, v, 77, p);
+            let Some(missing) = references(&bad).first().copied() else { continue };
+            assert_eq!(b.apply(&Op::Set(bad.clone())), Err(Reason::MissingRef(missing)), "{bad:?}");
+        }
+    }
+    // A neighbour is no reference of a next hop.
+    let mut b = make();
+    let p = ports(&*b);
+    set(&mut *b, rif(1, 0, p, true));
+    set(&mut *b, record(TableId::NextHop, 5, 0, 1, p));
+    assert_eq!(used(&*b, TableId::Neigh4), 0, "a next hop is no neighbour");
+    assert_eq!(dump(&*b).len(), 2);
+}
+
+fn read_only(make: Factory<'_>) {
+    let mut b = make();
+    let mut out = Vec::new();
+    b.dump(TableId::Port, 0, 1, &mut out);
+    for r in out {
+        let k = r.key();
+        assert_eq!(b.apply(&Op::Set(r)), Err(Reason::ReadOnly(TableId::Port)));
+        assert_eq!(b.apply(&Op::Remove(k)), Err(Reason::ReadOnly(TableId::Port)));
+    }
+}
+
+fn paging(make: Factory<'_>) {
+    for t in settable().filter(|t| *t != TableId::Switch) {
+        let (mut b, p) = furnished(make);
+        let room = b.profile().capacity(t) - used(&*b, t);
+        let n = room.min(40);
+        for i in 0..n {
+            set(&mut *b, record(t, 100 + i, 3, 1, p));
+        }
+        let all = dump_table(&*b, t, 1_000);
+        for page in [1, 2, 7, 41] {
+            assert_eq!(dump_table(&*b, t, page), all, "{t} in pages of {page}");
+        }
+        // Odd entries come and go while the dump goes on; even ones stay.
+        let stays = |k: &AnyKey| (0..n).any(|i| i % 2 == 0 && record(t, 100 + i, 3, 1, p).key() == *k);
+        let (mut seen, mut cursor, mut step) = (BTreeMap::<AnyKey, u32>::new(), Some(0), 0);
+        while let Some(c) = cursor {
+            let mut out = Vec::new();
+            cursor = b.dump(t, c, 3, &mut out);
+            for r in out {
+                *seen.entry(r.key()).or_default() += 1;
+            }
+            for i in (1..n).step_by(2) {
+                let r = record(t, 100 + i, 3, 1, p);
+                if (i / 2 + step) % 2 == 0 { remove(&mut *b, r.key()) } else { set(&mut *b, r) }
+            }
+            step += 1;
+            assert!(step < 10_000, "{t}: a dump that does not end");
+        }
+        for k in all.keys().filter(|k| stays(k)) {
+            assert_eq!(seen.get(k), Some(&1), "{k} was there during the whole dump");
+        }
+    }
+}
+
+/// SplitMix64: the suite needs variety, not quality, and the same at each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, below: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % u64::from(below.max(1))) as u32
+    }
+}
+
+fn model(make: Factory<'_>) {
+    let tables: Vec<TableId> = settable().collect();
+    for seed in 0..8 {
+        let mut b = make();
+        let p = ports(&*b);
+        let mut dice = Dice(seed);
+        let mut want = Dump::new();
+        for step in 0..3_000 {
+            let t = tables[dice.roll(tables.len() as u32) as usize];
+            let cap = b.profile().capacity(t);
+            let r = record(t, dice.roll(cap.min(40) + 3), dice.roll(4), dice.roll(6), p);
+            let k = r.key();
+            if dice.roll(5) == 0 {
+                remove(&mut *b, k);
+                want.remove(&k);
+                continue;
+            }
+            let missing: Vec<AnyKey> = references(&r).into_iter().filter(|k| !want.contains_key(k)).collect();
+            let count = want.keys().filter(|k| k.table() == t).count() as u32;
+            let full = !want.contains_key(&k) && count >= cap;
+            match b.apply(&Op::Set(r.clone())) {
+                Ok(()) => {
+                    assert!(
+                        missing.is_empty() && !full,
+                        "seed {seed} step {step}: {r:?} was taken; missing {missing:?}"
+                    );
+                    want.insert(k, r);
+                }
+                Err(Reason::MissingRef(k)) => assert!(missing.contains(&k), "seed {seed} step {step}: {r:?}: {k}"),
+                Err(Reason::TableFull { table, capacity }) => {
+                    assert_eq!((table, capacity, full), (t, cap, true), "seed {seed} step {step}: {r:?}");
+                }
+                Err(Reason::Busy) => {}
+                Err(why) => panic!("seed {seed} step {step}: {r:?} was refused: {why}"),
+            }
+            if step % 100 == 0 {
+                assert_eq!(dump(&*b), want, "seed {seed} step {step}");
+            }
+        }
+        assert_eq!(dump(&*b), want, "seed {seed} at the end");
+        for u in b.usage().into_iter().filter(|u| u.table.kind() != Kind::Learned) {
+            let n = want.keys().filter(|k| k.table() == u.table).count() as u32;
+            assert_eq!(u.used, n, "seed {seed}: usage of {}", u.table);
+        }
+    }
+}
