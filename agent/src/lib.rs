@@ -10,5 +10,6 @@ pub mod core;
 pub mod daemon;
 pub mod edge;
 pub mod input;
+pub mod lab;
 pub mod mirror;
 pub mod policy;

@@ -91,6 +91,17 @@ impl Request {
         r
     }
 
+    /// With that fixed header (`ifaddrmsg`, `rtmsg`, …) behind the netlink header.
+    pub fn with_header(kind: u16, flags: i32, header: &[u8]) -> Request {
+        Request::new(kind, flags).raw(header)
+    }
+
+    /// Append bytes as they are, such as a nested fixed header.
+    pub fn raw(mut self, bytes: &[u8]) -> Self {
+        self.buf.extend_from_slice(bytes);
+        self
+    }
+
     fn new(kind: u16, flags: i32) -> Request {
         let mut buf = vec![0; NLMSG_HDR];
         buf[4..6].copy_from_slice(&kind.to_ne_bytes());

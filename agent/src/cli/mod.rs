@@ -150,7 +150,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
     };
     if let Verb::Lab { args } = options.verb {
-        return lab(args);
+        return crate::lab::main(args);
     }
     // `virga route show | head` ends as `ip route | head` does.
     // SAFETY: sets a disposition that has no handler, before any other thread is started.
@@ -173,11 +173,6 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         eprintln!("virga: {e}");
         ExitCode::FAILURE
     })
-}
-
-fn lab(_args: Vec<OsString>) -> ExitCode {
-    eprintln!("virga: the lab is not built yet");
-    ExitCode::FAILURE
 }
 
 #[cfg(test)]
