@@ -187,22 +187,9 @@ pub enum Request {
     },
 }
 
-/// Answers are JSON, made where the objects are, in `ip -j`'s names where the same thing has one. Members that do not
-/// apply are absent; the CLI shows what it knows and leaves the rest.
+/// Answers are JSON, made where the objects are, in `ip -j`'s names where the same thing has one.
 ///
-/// * `Status`: `{"settled":bool, "waiting":["what settling waits for"], "chip":{"connected":bool,"profile","boot_id","ports":n},
-///   "punted":[{"scope","why"}], "warnings":["…"], "unwatched":["…"], "counts":{"links":n,"addrs":n,"neighs":n,"routes4":n,"routes6":n,…},
-///   "overruns":n, "resyncs":n, "repairs":n}`
-/// * `Links`: `[{"ifindex","ifname","flags":["UP",…],"mtu","operstate","address","port":"swp1","ipv4":bool,"ipv6":bool,"egress":bool,"why":["…"]}]`
-/// * `Neighs`: `[{"dst","dev","lladdr","state":["REACHABLE"],"offload":bool,"why":"…"}]`
-/// * `Routes` (a page's items): `{"type":"unicast","dst","gateway","via":{"family","host"},"dev","protocol","scope","metric","table","flags":[],
-///   "nexthops":[{"gateway","via","dev","weight","flags"}],"offload":bool,"why":"…"}`
-/// * `Counters`: `{"ports":[{"name","rx":{"frames","bytes"},"tx","forwarded","trapped","from_host","dropped","gso","csum"}],
-///   "traps":[{"class","frames","bytes","dropped":{"frames","bytes"}}], "drops":[{"reason","frames","bytes"}]}`
-/// * `Resources`: `[{"table","used","capacity"}]`, capacity `null` where memory alone bounds it
-/// * `Table` (a page's items): `{"key","entry"}`
-/// * `Settle`: `{"settled":true}`
-/// * `Check`: `{"equal":bool,"differences":["…"]}`
+/// The CLI shows as text what it knows of it; `core/show.rs` says what there is.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Reply {
     /// The whole answer, as JSON text.

@@ -19,14 +19,10 @@ pub fn run(cx: &Context) -> Result<ExitCode, String> {
     } else if equal {
         print("equal\n")?;
     } else {
-        let list = text::strings(&v["differences"]);
-        for d in list.iter().take(SHOWN) {
-            print(&format!("{d}\n"))?;
+        for d in v["differences"].as_array().into_iter().flatten().take(SHOWN) {
+            print(&format!("{}\n", text::plain(d)))?;
         }
-        if list.len() > SHOWN {
-            print(&format!("... and {} more\n", list.len() - SHOWN))?;
-        }
-        print("different\n")?;
+        print(&format!("different: {} in all\n", text::plain(&v["differing"])))?;
     }
     Ok(if equal { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -16,33 +16,40 @@ pub fn run(cx: &Context) -> Result<ExitCode, String> {
 }
 
 fn text(v: &Value) -> String {
-    let mut out = String::new();
     let chip = &v["chip"];
-    if chip["connected"].as_bool() == Some(true) {
-        out += &format!("chip {} boot {}", plain(&chip["profile"]), plain(&chip["boot_id"]));
-        if !chip["ports"].is_null() {
-            out += &format!(" ports {}", plain(&chip["ports"]));
-        }
+    let mut out = if chip["connected"].as_bool() == Some(true) {
+        format!("chip {} boot {}\n", plain(&chip["name"]), plain(&chip["boot_id"]))
     } else {
-        out += "chip not connected";
+        format!("chip not connected: {}\n", plain(&chip["why"]))
+    };
+    out += &if v["settled"].as_bool() == Some(true) {
+        "settled\n".to_owned()
+    } else {
+        format!("not settled: {}\n", plain(&v["waits_for"]))
+    };
+    for p in list(&v["ports"]) {
+        out += &port(p);
     }
-    out += if v["settled"].as_bool() == Some(true) { "\nsettled\n" } else { "\nnot settled\n" };
-    for w in strings(&v["waiting"]) {
-        out += &format!("    waits for {w}\n");
+    for (family, r) in v["routes"].as_object().into_iter().flatten() {
+        out += &format!("{family} routes {} offloaded {}\n", plain(&r["total"]), plain(&r["offloaded"]));
+        for (why, n) in r["punted"].as_object().into_iter().flatten() {
+            out += &format!("    {} punted: {why}\n", plain(n));
+        }
     }
-    if let Some(counts) = v["counts"].as_object() {
-        let list: Vec<_> = counts.iter().map(|(k, n)| format!("{k} {}", plain(n))).collect();
-        out += &format!("kernel: {}\n", list.join(", "));
-    }
-    let history: Vec<_> = ["overruns", "resyncs", "repairs"]
-        .iter()
-        .filter(|k| !v[**k].is_null())
-        .map(|k| format!("{k} {}", plain(&v[*k])))
-        .collect();
+    let history: Vec<_> = [
+        ("overruns", &v["overruns"]),
+        ("resyncs", &v["resyncs"]),
+        ("audits", &v["audit"]["runs"]),
+        ("repairs", &v["audit"]["repairs"]),
+    ]
+    .iter()
+    .filter(|(_, n)| !n.is_null())
+    .map(|(k, n)| format!("{k} {}", plain(n)))
+    .collect();
     if !history.is_empty() {
-        out += &format!("{}\n", history.join(", "));
+        out += &format!("{}\n", history.join(" "));
     }
-    for p in v["punted"].as_array().into_iter().flatten() {
+    for p in list(&v["closed"]) {
         out += &format!("punted {}: {}\n", plain(&p["scope"]), plain(&p["why"]));
     }
     for (key, word) in [("unwatched", "not watched"), ("warnings", "warning")] {
@@ -53,18 +60,59 @@ fn text(v: &Value) -> String {
     out
 }
 
+fn port(p: &Value) -> String {
+    let link = match (p["admin"].as_bool(), p["link"].as_bool()) {
+        (_, Some(true)) => "up",
+        (Some(false), _) => "disabled",
+        _ => "down",
+    };
+    let device = match (p["ifname"].as_str(), p["name"].as_str()) {
+        (Some(dev), Some(name)) if dev != name => format!(" dev {dev}"),
+        _ => String::new(),
+    };
+    let mut out = format!("port {}{device} link {link}", plain(&p["name"]));
+    if p["offload"].as_bool() == Some(true) {
+        out += " offload";
+    }
+    out.push('\n');
+    // Often one reason closes all three ways.
+    let ways: Vec<(&String, &str)> =
+        p["punted"].as_object().into_iter().flatten().filter_map(|(way, why)| Some((way, why.as_str()?))).collect();
+    match ways.split_first() {
+        Some(((_, why), rest)) if rest.len() == 2 && rest.iter().all(|(_, w)| w == why) => {
+            out += &format!("    punt: {why}\n");
+        }
+        _ => out.extend(ways.iter().map(|(way, why)| format!("    punt {way}: {why}\n"))),
+    }
+    out
+}
+
+fn list(v: &Value) -> impl Iterator<Item = &Value> {
+    v.as_array().into_iter().flatten()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     #[test]
     fn reasons_are_shown() {
-        let v = json!({"settled": false, "waiting": ["the chip"], "chip": {"connected": false}, "overruns": 2,
-            "counts": {"links": 5}, "punted": [{"scope": "ipv4", "why": "a rule"}], "unwatched": ["BPF"]});
+        let v = json!({"settled": false, "waits_for": "the chip", "chip": {"connected": false, "why": "no chip"},
+            "overruns": 2, "closed": [{"scope": "inet", "why": "a rule"}], "unwatched": ["BPF"],
+            "routes": {"inet": {"total": 3, "offloaded": 2, "punted": {"no port": 1}}},
+            "ports": [
+                {"name": "swp1", "ifname": "wan", "admin": true, "link": true, "offload": true,
+                    "punted": {"inet": null, "inet6": null, "out": null}},
+                {"name": "swp2", "ifname": "swp2", "admin": false, "link": false, "offload": false,
+                    "punted": {"inet": "x", "inet6": "x", "out": "x"}},
+                {"name": "swp3", "ifname": "swp3", "admin": true, "link": false, "offload": false,
+                    "punted": {"inet": "x", "inet6": null, "out": null}}]});
         assert_eq!(
             super::text(&v),
-            "chip not connected\nnot settled\n    waits for the chip\nkernel: links 5\noverruns 2\n\
-             punted ipv4: a rule\nnot watched: BPF\n"
+            "chip not connected: no chip\nnot settled: the chip\n\
+             port swp1 dev wan link up offload\nport swp2 link disabled\n    punt: x\n\
+             port swp3 link down\n    punt inet: x\n\
+             inet routes 3 offloaded 2\n    1 punted: no port\noverruns 2\npunted inet: a rule\nnot watched: BPF\n"
         );
     }
 }

@@ -170,9 +170,10 @@ pub async fn waiting(a: &Asker) -> String {
     let status = tokio::time::timeout(Duration::from_secs(5), a.ask(Request::Status)).await;
     let Ok(Some(Reply::Json(text))) = status else { return "the agent is too busy to say what it waits for".into() };
     let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return "for an unknown reason".into() };
-    let list: Vec<&str> =
-        status["waiting"].as_array().into_iter().flatten().filter_map(serde_json::Value::as_str).collect();
-    if list.is_empty() { "changes kept coming".into() } else { format!("waits for {}", list.join("; ")) }
+    match status["waits_for"].as_str() {
+        Some(what) => what.to_owned(),
+        None => "changes kept coming".into(),
+    }
 }
 
 async fn answer(a: &Asker, request: Request) -> Response {
