@@ -12,4 +12,5 @@ pub mod edge;
 pub mod input;
 pub mod lab;
 pub mod mirror;
+pub mod netlink;
 pub mod policy;

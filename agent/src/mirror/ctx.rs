@@ -1,0 +1,263 @@
+//! What the routes of both families share: next-hop sets, devices and their fates, next-hop objects, counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+
+use hal::Family;
+use hashbrown::HashMap;
+use smallvec::SmallVec;
+
+use super::sets::{Fate, Mix, Sets, apply};
+use super::types::{Hop, Link, Netconf, NhRef, NhSet};
+use crate::input::DumpKind;
+use crate::netlink::object::NextHopMsg;
+use crate::netlink::route::{Rest, RouteMsg};
+use crate::netlink::{AF_INET, AF_INET6};
+
+/// `RT_SCOPE_HOST` (`linux/rtnetlink.h`).
+const HOST: u8 = 254;
+/// `IFF_UP` (`linux/if.h`).
+pub(super) const IFF_UP: u32 = 1;
+
+/// What the mirror has counted; all ascend.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Stats {
+    /// Messages taken in, notifications and dumps.
+    pub messages: u64,
+    /// Messages refused whole.
+    pub malformed: u64,
+    /// Messages of kinds or families that are not mirrored (the bridge's, multicast routing's).
+    pub ignored: u64,
+    /// Unknown route attributes, by type.
+    pub unknown: BTreeMap<u16, u64>,
+    /// Times that a prefix became undecided.
+    pub undecided: u64,
+    /// Routes removed by a purge that the kernel does not announce.
+    pub purged: u64,
+    /// Routes that a later purge had removed before their message was handled.
+    pub stillborn: u64,
+    /// Deletions of what was not held any more.
+    pub absent: u64,
+    /// Notifications that a dump had overtaken.
+    pub superseded: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Fates {
+    /// Stamp and kind of the last time that members on the device died.
+    death: Option<(u64, Fate)>,
+    /// Stamp of the last time that they came back.
+    live: u64,
+}
+
+/// Interned rests of routes' identities. Number 0 is none. Never freed: there are as many as there are preferred sources
+/// and sets of metrics in the kernel's configuration.
+#[derive(Default)]
+pub(super) struct Rests {
+    list: Vec<(Rest, bool)>,
+    index: BTreeMap<Vec<u8>, u32>,
+}
+
+impl Rests {
+    fn key(r: &Rest) -> Vec<u8> {
+        format!("{r:?}").into_bytes()
+    }
+    pub(super) fn intern(&mut self, r: Option<&Rest>) -> u32 {
+        let Some(r) = r else { return 0 };
+        let key = Self::key(r);
+        if let Some(&i) = self.index.get(&key) {
+            return i;
+        }
+        self.list.push((r.clone(), false));
+        let i = self.list.len() as u32;
+        self.index.insert(key, i);
+        i
+    }
+    pub(super) fn get(&self, i: u32) -> Option<&Rest> {
+        Some(&self.list.get((i as usize).checked_sub(1)?)?.0)
+    }
+    pub(super) fn dead(&self, i: u32) -> bool {
+        i != 0 && self.list.get(i as usize - 1).is_none_or(|(_, dead)| *dead)
+    }
+    /// A preferred source is no address of ours any more. Returns whether any route may have had it.
+    fn source_gone(&mut self, a: Ipv4Addr) -> bool {
+        let mut any = false;
+        for (r, dead) in &mut self.list {
+            if r.prefsrc == Some(a) && !*dead {
+                *dead = true;
+                self.index.remove(&Self::key(r));
+                any = true;
+            }
+        }
+        any
+    }
+}
+
+/// A message's next hops, interned.
+pub(super) struct Born {
+    pub nh: NhRef,
+    /// A purge newer than the message has removed the route already.
+    pub stillborn: bool,
+}
+
+/// See the module.
+#[derive(Default)]
+pub struct Ctx {
+    pub(super) sets: Sets,
+    pub(super) rests: Rests,
+    pub(super) links: BTreeMap<u32, Link>,
+    /// By family and index; -1 is `all`, -2 `default`.
+    pub(super) netconf: BTreeMap<(u8, i32), Netconf>,
+    fates: HashMap<(u32, u8), Fates, std::hash::BuildHasherDefault<Mix>>,
+    pub(super) objects: BTreeMap<u32, NextHopMsg>,
+    objects_gone: BTreeMap<u32, u64>,
+    sources_gone: BTreeMap<Ipv4Addr, u64>,
+    /// Stamp of the last purge of any kind.
+    pub(super) last_purge: u64,
+    /// Kinds of which a dump would show whether an inferred purge was right.
+    pub(super) confirm: BTreeSet<DumpKind>,
+    pub(super) stats: Stats,
+}
+
+impl Ctx {
+    /// Apply a device's fate to the next hops of one family. Returns whether routes are to be swept.
+    pub(super) fn fate(&mut self, family: u8, ifindex: u32, fate: Fate, seq: u64) -> bool {
+        let f = self.fates.entry((ifindex, family)).or_default();
+        if fate == Fate::Live {
+            f.live = f.live.max(seq);
+        } else {
+            f.death = Some((seq, fate));
+            self.last_purge = self.last_purge.max(seq);
+        }
+        let died = self.sets.fate(family, ifindex, fate);
+        if fate != Fate::Live && died {
+            self.confirm.insert(if family == AF_INET { DumpKind::Route4 } else { DumpKind::Route6 });
+        }
+        died
+    }
+
+    /// An IPv4 address is nowhere on this machine any more: routes in the main table that prefer it as source go
+    /// (kernel-facts 4). Returns whether routes are to be swept.
+    pub(super) fn source_gone(&mut self, a: Ipv4Addr, seq: u64) -> bool {
+        let any = self.rests.source_gone(a);
+        if any {
+            self.sources_gone.insert(a, seq);
+            self.last_purge = self.last_purge.max(seq);
+            self.confirm.insert(DumpKind::Route4);
+        }
+        any
+    }
+
+    /// A next-hop object is gone; groups lose it, and an empty group is gone as well (kernel-facts 5). Returns whether
+    /// routes are to be swept.
+    pub(super) fn object_gone(&mut self, id: u32, seq: u64) -> bool {
+        let mut died = false;
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            self.objects.remove(&id);
+            self.objects_gone.insert(id, seq);
+            self.last_purge = self.last_purge.max(seq);
+            died |= self.sets.object_gone(id);
+            for (g, o) in &mut self.objects {
+                if o.group.contains(&id) {
+                    o.group.retain(|m| *m != id);
+                    if o.group.is_empty() {
+                        todo.push(*g);
+                    }
+                }
+            }
+        }
+        died
+    }
+
+    /// Next-hop objects on a device that is not used any more (kernel-facts 2).
+    pub(super) fn objects_on(&self, ifindex: u32) -> Vec<u32> {
+        self.objects.values().filter(|o| o.ifindex == ifindex && !o.blackhole).map(|o| o.id).collect()
+    }
+
+    fn up(&self, ifindex: u32) -> bool {
+        self.links.get(&ifindex).is_none_or(|l| l.flags & IFF_UP != 0)
+    }
+
+    fn ignores_linkdown(&self, family: u8, ifindex: u32) -> bool {
+        // IPv6 takes the maximum with `all`; IPv4 the maximum too.
+        let of = |i: i32| self.netconf.get(&(family, i)).is_some_and(|n| n.ignore_linkdown);
+        of(ifindex as i32) || of(-1)
+    }
+
+    /// Intern what a message leads to, with the purges carried out that are newer than the message.
+    pub(super) fn resolve<F: Family>(&mut self, m: &RouteMsg<F>, seq: u64) -> Born {
+        let v4 = F::AF == AF_INET;
+        if m.object != 0 {
+            let stillborn = self.objects_gone.get(&m.object).is_some_and(|s| seq < *s);
+            return Born { nh: self.sets.intern(F::AF, false, NhSet::Object(m.object)), stillborn };
+        }
+        let host = v4 && m.scope == HOST;
+        let mut hops: SmallVec<[Hop; 1]> = SmallVec::new();
+        for h in &m.hops {
+            let mut hop = h.hop;
+            // Shown dead it may be for its link alone, where such routes are ignored: that is no state of the set's.
+            if m.hops.len() == 1 || hop.dead && h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) {
+                hop.dead = hop.dead && m.hops.len() > 1 && !self.up(hop.ifindex);
+            }
+            hops.push(hop);
+        }
+        let mut gone = self.overtaken(F::AF, host, &mut hops, seq);
+        if let [only] = &mut hops[..] {
+            only.weight = 1;
+        }
+        if !v4 {
+            hops.sort_unstable();
+        }
+        if v4
+            && m.table == super::TABLE_MAIN
+            && let Some(s) = m.rest.as_ref().and_then(|r| r.prefsrc)
+        {
+            gone |= self.sources_gone.get(&s).is_some_and(|at| seq < *at);
+        }
+        Born { nh: self.sets.intern(F::AF, host, NhSet::Inline(hops)), stillborn: gone }
+    }
+
+    /// Carry out, in their order, the fates of the devices that are newer than `seq`. Returns whether the set died.
+    fn overtaken(&self, family: u8, host: bool, hops: &mut SmallVec<[Hop; 1]>, seq: u64) -> bool {
+        let mut events: SmallVec<[(u64, u32, Fate); 2]> = SmallVec::new();
+        for (i, h) in hops.iter().enumerate() {
+            if hops[..i].iter().any(|o| o.ifindex == h.ifindex) {
+                continue;
+            }
+            let Some(f) = self.fates.get(&(h.ifindex, family)) else { continue };
+            if let Some((at, fate)) = f.death.filter(|(at, _)| seq < *at) {
+                events.push((at, h.ifindex, fate));
+            }
+            if seq < f.live {
+                events.push((f.live, h.ifindex, Fate::Live));
+            }
+        }
+        events.sort_unstable_by_key(|e| e.0);
+        events.into_iter().any(|(_, ifindex, fate)| apply(family, host, hops, ifindex, fate))
+    }
+
+    /// Whether two sets hold the same hops, dead or alive.
+    pub(super) fn same_hops(&self, a: NhRef, b: NhRef) -> bool {
+        a == b
+            || match (self.sets.get(a), self.sets.get(b)) {
+                (NhSet::Object(a), NhSet::Object(b)) => a == b,
+                (NhSet::Inline(x), NhSet::Inline(y)) => {
+                    let alive = |h: &Hop| Hop { dead: false, ..*h };
+                    x.len() == y.len() && x.iter().map(alive).eq(y.iter().map(alive))
+                }
+                _ => false,
+            }
+    }
+
+    pub(super) fn same_rest(&self, a: u32, b: u32) -> bool {
+        a == b || self.rests.get(a) == self.rests.get(b)
+    }
+
+    pub(super) fn same_set(&self, a: NhRef, b: NhRef) -> bool {
+        a == b || self.sets.get(a) == self.sets.get(b)
+    }
+
+    /// The families of the mirror.
+    pub(super) const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
+}

@@ -1,0 +1,184 @@
+//! What the mirror keeps: plain values, as the kernel has them.
+
+use std::net::IpAddr;
+
+use hal::Mac;
+use smallvec::SmallVec;
+
+macro_rules! bitflags_lite {
+    ($(#[$doc:meta])* $name:ident: $t:ty { $($(#[$fdoc:meta])* $flag:ident = $v:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+        pub struct $name(pub $t);
+        impl $name {
+            $($(#[$fdoc])* pub const $flag: $name = $name($v);)*
+            /// Whether any flag of `other` is set.
+            pub fn any(self, other: $name) -> bool {
+                self.0 & other.0 != 0
+            }
+        }
+        impl core::ops::BitOrAssign for $name {
+            fn bitor_assign(&mut self, o: $name) { self.0 |= o.0; }
+        }
+    };
+}
+
+/// A network device (`RTM_NEWLINK`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Link {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name.
+    pub name: String,
+    /// `IFLA_INFO_KIND`, `"tun"` for a TAP; empty for none.
+    pub kind: String,
+    /// Its address, if it is Ethernet's.
+    pub mac: Option<Mac>,
+    /// MTU in bytes.
+    pub mtu: u32,
+    /// `IFF_*` (`linux/if.h`).
+    pub flags: u32,
+    /// Index of its bridge, bond or VRF.
+    pub master: Option<u32>,
+    /// `IFLA_CARRIER`.
+    pub carrier: bool,
+    /// `IFLA_CARRIER_DOWN_COUNT`.
+    pub carrier_down: u32,
+    /// Whether `IFLA_XDP` shows a program.
+    pub xdp: bool,
+    /// IPv6 MTU in bytes, as `IFLA_INET6_CONF` has it; `None` if IPv6 is not on the device.
+    pub mtu6: Option<u32>,
+}
+
+/// `RTM_NEWNETCONF` of one family, for a device, for `all` or for `default`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Netconf {
+    /// `NETCONFA_FORWARDING`
+    pub forwarding: bool,
+    /// `NETCONFA_RP_FILTER` (IPv4 only); the value in force is the maximum of `all` and the device.
+    pub rp_filter: u8,
+    /// `NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN`
+    pub ignore_linkdown: bool,
+}
+
+/// By which the kernel tells addresses of devices apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct AddrKey {
+    /// The device.
+    pub ifindex: u32,
+    /// The address of this machine (`IFA_LOCAL`).
+    pub local: IpAddr,
+    /// The other end (`IFA_ADDRESS`), or `local` again.
+    pub peer: IpAddr,
+    /// Prefix length.
+    pub len: u8,
+}
+
+/// An address of a device (`RTM_NEWADDR`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AddrEntry {
+    /// `IFA_FLAGS`, else `ifa_flags`.
+    pub flags: u32,
+    /// `RT_SCOPE_*`
+    pub scope: u8,
+}
+
+/// A neighbour (`RTM_NEWNEIGH` of family IPv4 or IPv6).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Neigh {
+    /// `NDA_LLADDR`, if Ethernet's.
+    pub mac: Option<Mac>,
+    /// `NUD_*`
+    pub state: u16,
+    /// `NTF_*`
+    pub flags: u8,
+    /// `NDA_FLAGS_EXT`, `NTF_EXT_*`
+    pub flags_ext: u32,
+}
+
+/// A policy rule (`RTM_NEWRULE`).
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Rule {
+    /// `FRA_PRIORITY`
+    pub priority: u32,
+    /// `FRA_TABLE`
+    pub table: u32,
+    /// `FR_ACT_*`
+    pub action: u8,
+    /// Whether it selects everything and does nothing but name a table.
+    pub plain: bool,
+    /// All that the kernel said of it, in a fixed order: its identity.
+    pub content: Vec<u8>,
+}
+
+/// An interned next-hop set: routes with the same one share it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct NhRef(pub u32);
+
+/// One member of an inline next-hop set.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Hop {
+    /// Device; 0 for none.
+    pub ifindex: u32,
+    /// Gateway (`RTA_GATEWAY` or `RTA_VIA`); `None` for an on-link destination.
+    pub via: Option<IpAddr>,
+    /// 1 and more (`rtnh_hops` + 1).
+    pub weight: u16,
+    /// `RTNH_F_ONLINK`
+    pub onlink: bool,
+    /// `RTA_ENCAP` of any type.
+    pub encap: bool,
+    /// The kernel does not use this member, although its siblings live (`RTNH_F_DEAD`): its device went down, or (IPv4)
+    /// lost its last address, since the set was made, and has not come back since. It is a property of the set and not of
+    /// the device: a set made later on the same device, up and without address, is alive. A set whose members are all
+    /// dead is gone, and its routes with it. Link state (`linkdown`) is *not* in here: that is the link's.
+    pub dead: bool,
+}
+
+/// What a route leads to.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub enum NhSet {
+    /// Inline; empty for a route without a device (blackhole and its kin).
+    Inline(SmallVec<[Hop; 1]>),
+    /// A next-hop object of that id (`RTA_NH_ID`).
+    Object(u32),
+}
+
+bitflags_lite! {
+    /// What about a route, besides its next hops, matters to whether hardware can carry it.
+    RouteFlags: u16 {
+        /// `RTA_METRICS` has a metric that changes forwarding (`RTAX_MTU`, or any that we do not know to be harmless).
+        METRICS = 1,
+        /// `RTA_EXPIRES`, or `RTF_EXPIRES`.
+        EXPIRES = 2,
+        /// IPv6 with a source prefix (`RTA_SRC`).
+        SOURCE = 4,
+        /// An attribute or a flag that the decoder does not know.
+        UNKNOWN = 8,
+        /// `RTA_PREF` other than medium.
+        PREF = 16,
+        /// `RTA_FLOW`, `RTA_MARK` or another selector beyond prefix, TOS and metric.
+        SELECTOR = 32,
+    }
+}
+
+/// One route of a prefix in a table: the kernel may hold several (kernel-facts 13).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Alias {
+    /// What it leads to; see [`Mirror::nhset`](super::Mirror::nhset).
+    pub nh: NhRef,
+    /// Priority; the lowest is used.
+    pub metric: u32,
+    /// `RTN_*` (`linux/rtnetlink.h`).
+    pub kind: u8,
+    /// `rtm_tos`.
+    pub tos: u8,
+    /// `RTPROT_*`
+    pub proto: u8,
+    /// `RT_SCOPE_*`
+    pub scope: u8,
+    /// What else matters.
+    pub flags: RouteFlags,
+    /// Interned rest of its identity (preferred source, metrics, source prefix); 0 for none.
+    pub(super) rest: u32,
+}

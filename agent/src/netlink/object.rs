@@ -1,0 +1,277 @@
+//! The rare kinds: links, addresses, neighbours, rules, netconf, next-hop objects.
+
+use std::net::IpAddr;
+
+use hal::{Addr, Family, Mac, V4, V6};
+use smallvec::SmallVec;
+
+use super::attr::{Attrs, Malformed, u16_at, u32_at};
+use super::{AF_INET, AF_INET6};
+use crate::mirror::{AddrEntry, AddrKey, Link, Neigh, Rule};
+
+fn mac(b: &[u8]) -> Option<Mac> {
+    Some(Mac(b.try_into().ok()?))
+}
+
+fn ip(family: u8, b: &[u8]) -> Result<IpAddr, Malformed> {
+    let a = match family {
+        AF_INET => <V4 as Family>::Addr::from_wire(b).map(Addr::ip),
+        _ => <V6 as Family>::Addr::from_wire(b).map(Addr::ip),
+    };
+    a.ok_or(Malformed("address of the wrong length"))
+}
+
+/// `RTM_*LINK` (`struct ifinfomsg`, `linux/if_link.h`). `Ok(None)` for other families than `AF_UNSPEC`: a message of
+/// `AF_BRIDGE` is about a port's place in a bridge, not about the device (kernel-facts 11).
+///
+/// # Errors
+/// The message is not what it says.
+pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
+    let (head, attrs) = Attrs::after(body, 16)?;
+    if head[0] != 0 {
+        return Ok(None);
+    }
+    let ifindex = u32_at(head, 4).filter(|i| *i != 0).ok_or(Malformed("link without an index"))?;
+    let ether = u16_at(head, 2) == Some(libc::ARPHRD_ETHER);
+    let mut l = Link {
+        ifindex,
+        name: String::new(),
+        kind: String::new(),
+        mac: None,
+        mtu: 0,
+        flags: u32_at(head, 8).unwrap_or(0),
+        master: None,
+        carrier: true,
+        carrier_down: 0,
+        xdp: false,
+        mtu6: None,
+    };
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            1 if ether => l.mac = mac(a.data),
+            3 => l.name = a.text(),
+            4 => l.mtu = a.u32()?,
+            10 => l.master = Some(a.u32()?).filter(|m| *m != 0),
+            // IFLA_LINKINFO, IFLA_INFO_KIND
+            18 => {
+                for i in a.nested() {
+                    let i = i?;
+                    if i.kind == 1 {
+                        l.kind = i.text();
+                    }
+                }
+            }
+            // IFLA_AF_SPEC, AF_INET6, IFLA_INET6_CONF: an array of which the third number is DEVCONF_MTU6 (linux/ipv6.h).
+            26 => {
+                for f in a.nested() {
+                    let f = f?;
+                    if f.kind == u16::from(AF_INET6) {
+                        for c in f.nested() {
+                            let c = c?;
+                            if c.kind == 2 {
+                                l.mtu6 = u32_at(c.data, 8);
+                            }
+                        }
+                    }
+                }
+            }
+            33 => l.carrier = a.u8()? != 0,
+            // IFLA_XDP, IFLA_XDP_ATTACHED: 0 is XDP_ATTACHED_NONE.
+            43 => {
+                for x in a.nested() {
+                    let x = x?;
+                    if x.kind == 2 {
+                        l.xdp = x.u8()? != 0;
+                    }
+                }
+            }
+            48 => l.carrier_down = a.u32()?,
+            _ => {}
+        }
+    }
+    Ok(Some(l))
+}
+
+/// `RTM_*ADDR` (`struct ifaddrmsg`, `linux/if_addr.h`). `Ok(None)` for other families than IP.
+///
+/// # Errors
+/// The message is not what it says.
+pub fn addr(body: &[u8]) -> Result<Option<(AddrKey, AddrEntry)>, Malformed> {
+    let (head, attrs) = Attrs::after(body, 8)?;
+    let &[family, len, flags, scope, ..] = head else { return Err(Malformed("shorter than its fixed header")) };
+    if family != AF_INET && family != AF_INET6 {
+        return Ok(None);
+    }
+    if len > if family == AF_INET { 32 } else { 128 } {
+        return Err(Malformed("prefix length"));
+    }
+    let mut e = AddrEntry { flags: u32::from(flags), scope };
+    let (mut local, mut peer) = (None, None);
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            1 => peer = Some(ip(family, a.data)?),
+            2 => local = Some(ip(family, a.data)?),
+            8 => e.flags = a.u32()?,
+            _ => {}
+        }
+    }
+    // IPv4 always has IFA_LOCAL; IPv6 only with a peer.
+    let local = local.or(peer).ok_or(Malformed("address message without an address"))?;
+    let ifindex = u32_at(head, 4).unwrap_or(0);
+    Ok(Some((AddrKey { ifindex, local, peer: peer.unwrap_or(local), len }, e)))
+}
+
+/// A neighbour message: device, address and entry.
+pub type NeighMsg = (u32, IpAddr, Neigh);
+
+/// `RTM_*NEIGH` (`struct ndmsg`, `linux/neighbour.h`). `Ok(None)` for other families than IP: `AF_BRIDGE` is the FDB's.
+///
+/// # Errors
+/// The message is not what it says.
+pub fn neigh(body: &[u8]) -> Result<Option<NeighMsg>, Malformed> {
+    let (head, attrs) = Attrs::after(body, 12)?;
+    let family = head[0];
+    if family != AF_INET && family != AF_INET6 {
+        return Ok(None);
+    }
+    let mut n = Neigh { mac: None, state: u16_at(head, 8).unwrap_or(0), flags: head[10], flags_ext: 0 };
+    let mut dst = None;
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            1 => dst = Some(ip(family, a.data)?),
+            2 => n.mac = mac(a.data),
+            15 => n.flags_ext = a.u32()?,
+            _ => {}
+        }
+    }
+    let dst = dst.ok_or(Malformed("neighbour without an address"))?;
+    Ok(Some((u32_at(head, 4).unwrap_or(0), dst, n)))
+}
+
+/// What a netconf message says: it may name one setting only, the others stay as they were.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct NetconfMsg {
+    /// `AF_INET` or `AF_INET6`.
+    pub family: u8,
+    /// A device, or -1 for `all`, -2 for `default`.
+    pub ifindex: i32,
+    /// `NETCONFA_FORWARDING`
+    pub forwarding: Option<bool>,
+    /// `NETCONFA_RP_FILTER`
+    pub rp_filter: Option<u8>,
+    /// `NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN`
+    pub ignore_linkdown: Option<bool>,
+}
+
+/// `RTM_*NETCONF` (`linux/netconf.h`). `Ok(None)` for other families than IP.
+///
+/// # Errors
+/// The message is not what it says.
+pub fn netconf(body: &[u8]) -> Result<Option<NetconfMsg>, Malformed> {
+    let (head, attrs) = Attrs::after(body, 1)?;
+    let mut n = NetconfMsg { family: head[0], ..NetconfMsg::default() };
+    if n.family != AF_INET && n.family != AF_INET6 {
+        return Ok(None);
+    }
+    let mut index = None;
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            1 => index = Some(a.u32()? as i32),
+            2 => n.forwarding = Some(a.u32()? != 0),
+            3 => n.rp_filter = Some(u8::try_from(a.u32()?).unwrap_or(u8::MAX)),
+            6 => n.ignore_linkdown = Some(a.u32()? != 0),
+            _ => {}
+        }
+    }
+    n.ifindex = index.ok_or(Malformed("netconf without an index"))?;
+    Ok(Some(n))
+}
+
+/// A next-hop object.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NextHopMsg {
+    /// `NHA_ID`
+    pub id: u32,
+    /// `NHA_OIF`, 0 for none.
+    pub ifindex: u32,
+    /// `NHA_BLACKHOLE`
+    pub blackhole: bool,
+    /// Ids in `NHA_GROUP`.
+    pub group: SmallVec<[u32; 4]>,
+}
+
+/// `RTM_*NEXTHOP` (`struct nhmsg`, `linux/nexthop.h`).
+///
+/// # Errors
+/// The message is not what it says.
+pub fn nexthop(body: &[u8]) -> Result<NextHopMsg, Malformed> {
+    let (_, attrs) = Attrs::after(body, 8)?;
+    let mut n = NextHopMsg { id: 0, ifindex: 0, blackhole: false, group: SmallVec::new() };
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            1 => n.id = a.u32()?,
+            // struct nexthop_grp: an id, a weight less one, reserved; eight bytes.
+            2 => {
+                if a.data.len() % 8 != 0 {
+                    return Err(Malformed("NHA_GROUP"));
+                }
+                n.group = a.data.chunks_exact(8).filter_map(|m| u32_at(m, 0)).collect();
+            }
+            4 => n.blackhole = true,
+            5 => n.ifindex = a.u32()?,
+            _ => {}
+        }
+    }
+    if n.id == 0 { Err(Malformed("next-hop object without an id")) } else { Ok(n) }
+}
+
+/// Flags of a rule that the kernel sets and clears without a word: `FIB_RULE_UNRESOLVED`, `_IIF_DETACHED`, `_OIF_DETACHED`
+/// (`linux/fib_rules.h`).
+const SILENT: u32 = 4 | 8 | 16;
+
+/// `RTM_*RULE` (`struct fib_rule_hdr`, `linux/fib_rules.h`), with its family. `Ok(None)` for other families than IP.
+///
+/// # Errors
+/// The message is not what it says.
+pub fn rule(body: &[u8]) -> Result<Option<(u8, Rule)>, Malformed> {
+    let (head, attrs) = Attrs::after(body, 12)?;
+    let family = head[0];
+    if family != AF_INET && family != AF_INET6 {
+        return Ok(None);
+    }
+    let flags = u32_at(head, 8).unwrap_or(0) & !SILENT;
+    let mut r = Rule {
+        priority: 0,
+        table: u32::from(head[4]),
+        action: head[7],
+        plain: head[1] == 0 && head[2] == 0 && head[3] == 0 && flags == 0,
+        content: Vec::new(),
+    };
+    r.content.extend_from_slice(&head[..8]);
+    r.content.extend_from_slice(&flags.to_ne_bytes());
+    let mut parts: Vec<(u16, &[u8])> = Vec::new();
+    for a in attrs {
+        let a = a?;
+        match a.kind {
+            6 => r.priority = a.u32()?,
+            15 => r.table = a.u32()?,
+            // FRA_SUPPRESS_PREFIXLEN, -1 for none; FRA_PROTOCOL, who made it; FRA_PAD.
+            14 if a.u32()? == u32::MAX => {}
+            18 | 21 => {}
+            _ => r.plain = false,
+        }
+        parts.push((a.kind, a.data));
+    }
+    parts.sort_unstable();
+    for (kind, data) in parts {
+        r.content.extend_from_slice(&kind.to_ne_bytes());
+        r.content.extend_from_slice(&(data.len() as u16).to_ne_bytes());
+        r.content.extend_from_slice(data);
+    }
+    Ok(Some((family, r)))
+}
