@@ -104,24 +104,28 @@ impl Ports {
     }
 
     fn check(&mut self, spec: &PortSpec) -> Result<(), String> {
-        if let WireSpec::Packet { ifname, netns } = &spec.wire
-            && self.chip.nl.link_by_name(ifname).map_err(|e| e.to_string())?.is_none()
-        {
-            let from = origin(netns.as_deref())?;
-            let label = from.label();
-            from.run(|| {
-                let mut nl = Netlink::open().map_err(|e| e.to_string())?;
-                match nl.link_by_name(ifname) {
-                    Ok(Some(l)) => match device::objection(&mut nl, &l) {
-                        Ok(None) => Ok(()),
-                        Ok(Some(no)) => Err(format!("wire {}: {no}", spec.wire)),
-                        Err(e) => Err(format!("wire {}: {e}", spec.wire)),
-                    },
-                    Ok(None) => Err(format!("wire {}: there is no device {ifname} in {label}", spec.wire)),
-                    Err(e) => Err(format!("wire {}: {e}", spec.wire)),
-                }
-            })
-            .map_err(|e| e.to_string())??;
+        if let WireSpec::Packet { ifname, netns } = &spec.wire {
+            let wire = |e: &dyn std::fmt::Display| format!("wire {}: {e}", spec.wire);
+            let objection = |nl: &mut Netlink, l: &Link| match device::objection(nl, l) {
+                Ok(None) => Ok(()),
+                Ok(Some(no)) => Err(wire(&no)),
+                Err(e) => Err(wire(&e)),
+            };
+            let nl = &mut self.chip.nl;
+            if let Some(l) = nl.link_by_name(ifname).map_err(|e| wire(&e))? {
+                objection(nl, &l)?;
+            } else {
+                let from = origin(netns.as_deref())?;
+                let label = from.label();
+                from.run(|| {
+                    let mut nl = Netlink::open().map_err(|e| wire(&e))?;
+                    match nl.link_by_name(ifname).map_err(|e| wire(&e))? {
+                        Some(l) => objection(&mut nl, &l),
+                        None => Err(wire(&format_args!("there is no device {ifname} in {label}"))),
+                    }
+                })
+                .map_err(|e| e.to_string())??;
+            }
         }
         let taken = self.host.nl.link_by_name(&spec.name).map_err(|e| e.to_string())?.is_some();
         let ours = match self.state.get(&spec.name).cloned() {
