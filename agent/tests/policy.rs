@@ -3,10 +3,11 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use virga::policy::gate::disagree;
 use virga::policy::sysctl::{Compiled, TABLE};
 use virga::policy::{Finding, PortRef, Reader, Scope, gate};
 
@@ -64,6 +65,8 @@ fn main() {
         trial("legacy_tables", &legacy, legacy_tables),
         trial("xdp_and_tcx_links", &bpf, bpf_on_port),
         trial("netfilter_bpf_links", &netfilter, netfilter_links),
+        trial("route_exceptions", &none, exceptions),
+        trial("settings_over_rtnetlink", &none, unannounced),
         trial("as_an_ordinary_user", &none, ordinary_user),
         trial("cost_of_a_reading", &none, cost),
     ];
@@ -440,6 +443,77 @@ fn netfilter_links(w: &World, r: &mut Reader) -> Outcome {
     w.expect(r, "detached", &[])
 }
 
+/// An ICMP error and an ICMP redirect that come in by a port change what the kernel does with forwarded packets.
+fn exceptions(w: &World, r: &mut Reader) -> Outcome {
+    let wire = tap("swp2")?;
+    w.run("ip addr add 10.0.2.1/24 dev swp2")?;
+    w.run("ip route add 10.5.0.0/16 via 10.0.2.2")?;
+    w.expect(r, "routes", &[])?;
+    let mac = w.run("ip -o link show swp2")?;
+    let mac = mac.split("link/ether ").nth(1).and_then(|m| m.split(' ').next()).ok_or("no MAC")?.to_owned();
+    let send = |src: [u8; 4], icmp: &[u8]| {
+        let mut frame: Vec<u8> = mac.split(':').filter_map(|b| u8::from_str_radix(b, 16).ok()).collect();
+        frame.extend([2, 0, 0, 0, 2, 2, 8, 0]);
+        frame.extend(ipv4(src, [10, 0, 2, 1], icmp));
+        rustix::io::write(&wire, &frame).map(drop)
+    };
+    // Sent again and again: the kernel ignores such news while a carrier that has just come is not settled.
+    let tell = |word: &str, src: [u8; 4], icmp: &[u8]| {
+        eventually(word, || {
+            send(src, icmp)?;
+            w.run("ip route show cache")
+        })
+    };
+    // What the switch is told about: an echo reply of its own to 10.5.0.9.
+    let quoted = ipv4([10, 0, 2, 1], [10, 5, 0, 9], &icmp([0, 0], [0, 1, 0, 1], &[0; 8]));
+    let closed = |r: &mut Reader, word: &str| {
+        let found = w.closed(r);
+        match found.as_slice() {
+            [one] if one.why.contains(word) && one.why.starts_with("10.5.0.9: ") => Ok(()),
+            _ => Err(Failed::from(format!("{word}: {found:?}"))),
+        }
+    };
+    // Fragmentation needed. A path MTU of 1,000 is none of the forwarded packets' business; one below min_pmtu is.
+    tell("mtu 1000", [10, 0, 2, 2], &icmp([3, 4], [0, 0, 3, 232], &quoted))?;
+    w.expect(r, "a path MTU", &[])?;
+    tell("mtu lock", [10, 0, 2, 2], &icmp([3, 4], [0, 0, 1, 44], &quoted))?;
+    closed(r, "path MTU")?;
+    w.run("ip route flush cache")?;
+    w.expect(r, "flushed", &[])?;
+    // A redirect, let in for a moment: it stays when the sysctl is back.
+    w.run("ip neigh add 10.0.2.3 lladdr 02:00:00:00:03:02 dev swp2")?;
+    w.set("ipv4/conf/all/accept_redirects", "1")?;
+    tell("redirected", [10, 0, 2, 2], &icmp([5, 1], [10, 0, 2, 3], &quoted))?;
+    w.set("ipv4/conf/all/accept_redirects", "0")?;
+    closed(r, "redirect")?;
+    w.run("ip route flush cache")?;
+    w.expect(r, "flushed", &[])
+}
+
+/// `IFLA_INET_CONF` changes what netconf would announce, and netconf says nothing (nothing in iproute2 does so).
+fn unannounced(w: &World, r: &mut Reader) -> Outcome {
+    let told = r.read(&w.ports).netconf4("swp1").ok_or("not read")?;
+    let attr =
+        |kind: u16, value: &[u8]| [&(value.len() as u16 + 4).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    // rp_filter (IPV4_DEVCONF_RP_FILTER) = 1, in IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF.
+    let spec = attr(26, &attr(libc::AF_INET as u16, &attr(1, &attr(8, &1u32.to_ne_bytes()))));
+    let mut message = vec![0u8; 32];
+    message[..4].copy_from_slice(&(32 + spec.len() as u32).to_ne_bytes());
+    message[4..8].copy_from_slice(&[&16u16.to_ne_bytes()[..], &5u16.to_ne_bytes()].concat());
+    message[20..24].copy_from_slice(&w.ports[0].ifindex.to_ne_bytes());
+    message.extend(spec);
+    let mut socket = netlink_sys::Socket::new(libc::NETLINK_ROUTE as isize)?;
+    socket.bind_auto()?;
+    socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
+    socket.send(&message, 0)?;
+    socket.recv_from_full()?;
+    let found = disagree(&r.read(&w.ports), |ifindex| (ifindex == w.ports[0].ifindex).then_some(told));
+    match found.as_slice() {
+        [one] if one.scope == w.link(0) => Ok(()),
+        _ => Err(format!("{found:?}").into()),
+    }
+}
+
 /// The test runs itself again in a user namespace.
 fn ordinary_user(_: &World, _: &mut Reader) -> Outcome {
     let out = Command::new(std::env::current_exe()?).env(NESTED, "1").output()?;
@@ -470,11 +544,12 @@ fn cost(_: &World, _: &mut Reader) -> Outcome {
         in_world(ports, |w| {
             let mut r = Reader::new()?;
             w.expect(&mut r, "nothing set up", &[])?;
-            let start = Instant::now();
+            let (start, busy) = (Instant::now(), processor_time()?);
             for _ in 0..ROUNDS {
                 r.read(&w.ports);
             }
-            println!("{ports} ports: {:.2?} a reading", start.elapsed() / ROUNDS);
+            let (elapsed, busy) = (start.elapsed() / ROUNDS, (processor_time()? - busy) / ROUNDS);
+            println!("{ports} ports: {elapsed:.2?} a reading, {busy:.2?} of it at work");
             Ok(())
         })?;
     }
@@ -482,6 +557,66 @@ fn cost(_: &World, _: &mut Reader) -> Outcome {
 }
 
 // ---------------------------------------------------------------- what has no command line here
+
+/// What this thread has had of a processor.
+fn processor_time() -> Result<Duration, Failed> {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(stat.split(' ').next().unwrap_or_default().parse()?))
+}
+
+/// Waits for a word in what is shown, for five seconds at most.
+fn eventually(word: &str, mut shown: impl FnMut() -> Result<String, Failed>) -> Outcome {
+    let start = Instant::now();
+    loop {
+        let text = shown()?;
+        if text.contains(word) {
+            return Ok(());
+        }
+        if start.elapsed() > Duration::from_secs(5) {
+            return Err(format!("waited in vain for \"{word}\": {text}").into());
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn checksum(b: &[u8]) -> [u8; 2] {
+    let mut sum: u32 = b.chunks(2).map(|c| u32::from(c[0]) << 8 | u32::from(*c.get(1).unwrap_or(&0))).sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+fn icmp(kind: [u8; 2], rest: [u8; 4], data: &[u8]) -> Vec<u8> {
+    let mut b = [&kind[..], &[0, 0], &rest, data].concat();
+    let sum = checksum(&b);
+    b[2..4].copy_from_slice(&sum);
+    b
+}
+
+fn ipv4(src: [u8; 4], dst: [u8; 4], icmp: &[u8]) -> Vec<u8> {
+    let mut b = vec![0x45, 0, 0, 20 + icmp.len() as u8, 0, 1, 0, 0, 64, 1, 0, 0];
+    b.extend(src);
+    b.extend(dst);
+    let sum = checksum(&b);
+    b[10..12].copy_from_slice(&sum);
+    b.extend(icmp);
+    b
+}
+
+/// The chip's end of a TAP that is there.
+fn tap(name: &str) -> Result<OwnedFd, Failed> {
+    use rustix::fs::{Mode, OFlags, open};
+    /// `IFF_TAP | IFF_NO_PI`
+    const FLAGS: u16 = 0x1002;
+    let tun = open("/dev/net/tun", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mut ifreq = [0u8; 40];
+    ifreq[..name.len()].copy_from_slice(name.as_bytes());
+    ifreq[16..18].copy_from_slice(&FLAGS.to_ne_bytes());
+    // SAFETY: `ifreq` has the size of `struct ifreq` and outlives the call.
+    let r = unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, ifreq.as_mut_ptr()) };
+    if r == 0 { Ok(tun) } else { Err(format!("TAP {name}: {}", std::io::Error::last_os_error()).into()) }
+}
 
 /// `BPF_LINK_CREATE`
 const LINK_CREATE: libc::c_int = 28;

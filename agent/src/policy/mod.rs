@@ -2,14 +2,14 @@
 //!
 //! `read` (I/O) reads it into [`Polled`], `gate` (pure) says what it closes; unknown means closed. One module per
 //! kind of thing decodes and judges the kernel's answers, without I/O: `sysctl`, `nft`, `xtables`, `xfrm`, `tc`,
-//! `link`, `bpf`. Not here: `ip rule`s and netconf, which the kernel announces and the mirror keeps.
+//! `link`, `bpf`, `exception`. Not here: `ip rule`s and netconf, which the kernel announces and the mirror keeps.
 //!
 //! What is known and cannot be seen from user space, and so is not watched: an ipvlan, macsec or passthru macvlan
 //! stacked on a port and moved to another network namespace; `nf_conntrack.enable_hooks=1` on the kernel's command
-//! line; SELinux's labelled networking; PMTU and redirect exceptions of single destinations that were learned
-//! before the gate opened.
+//! line; SELinux's labelled networking.
 
 pub mod bpf;
+pub mod exception;
 pub mod gate;
 pub mod link;
 pub mod nft;
@@ -21,6 +21,7 @@ pub mod xfrm;
 pub mod xtables;
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
@@ -67,11 +68,31 @@ impl Polled {
         self.number(&format!("{}/neigh/{name}/base_reachable_time_ms", if v6 { "ipv6" } else { "ipv4" }))
     }
 
+    /// What `/proc/sys` shows of what netconf announces of an interface for IPv4; `None` if it was not read.
+    pub fn netconf4(&self, name: &str) -> Option<Netconf4> {
+        Some(Netconf4 {
+            forwarding: self.number(&format!("ipv4/conf/{name}/forwarding"))? != 0,
+            rp_filter: self.number(&format!("ipv4/conf/{name}/rp_filter"))?,
+            ignore_linkdown: self.number(&format!("ipv4/conf/{name}/ignore_routes_with_linkdown"))? != 0,
+        })
+    }
+
     /// `fib_multipath_hash_policy`; 0 where the kernel lacks it (no multipath).
     pub fn hash_policy(&self, v6: bool) -> u32 {
         let path = if v6 { "ipv6/fib_multipath_hash_policy" } else { "ipv4/fib_multipath_hash_policy" };
         self.number(path).unwrap_or(0)
     }
+}
+
+/// An interface's own IPv4 settings that netconf announces, unless they are set over rtnetlink (`IFLA_INET_CONF`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Netconf4 {
+    /// `forwarding`
+    pub forwarding: bool,
+    /// `rp_filter`, without that of `all`.
+    pub rp_filter: u32,
+    /// `ignore_routes_with_linkdown`
+    pub ignore_linkdown: bool,
 }
 
 /// What a closed gate punts.
@@ -89,6 +110,8 @@ pub enum Scope {
     Ingress4(u32),
     /// IPv6 that comes in by it.
     Ingress6(u32),
+    /// IPv4 to that address.
+    Host4(Ipv4Addr),
 }
 
 /// One reason why something is punted.

@@ -53,20 +53,25 @@ impl Asker {
     /// Asks for everything of a kind. A dump that a change disturbs is begun again.
     pub fn dump(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
         for _ in 0..ATTEMPTS {
-            if let Some(all) = self.ask(kind, NLM_F_DUMP, body)? {
+            if let (all, false) = self.ask(kind, NLM_F_DUMP, body)? {
                 return Ok(all);
             }
         }
         Err(io::Error::other("it changes faster than it can be read"))
     }
 
-    /// Asks a single question.
-    pub fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
-        Ok(self.ask(kind, NLM_F_ACK, body)?.unwrap_or_default())
+    /// The same, taken as it comes: a change on the way may hide some of it.
+    pub fn dump_once(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
+        Ok(self.ask(kind, NLM_F_DUMP, body)?.0)
     }
 
-    /// `None` if the dump was disturbed.
-    fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Option<Vec<Message>>> {
+    /// Asks a single question.
+    pub fn get(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<Message>> {
+        Ok(self.ask(kind, NLM_F_ACK, body)?.0)
+    }
+
+    /// The answer, and whether a change disturbed it.
+    fn ask(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<(Vec<Message>, bool)> {
         self.seq = self.seq.wrapping_add(1).max(1);
         let mut out = Vec::with_capacity(HEADER + body.len());
         out.extend_from_slice(&((HEADER + body.len()) as u32).to_ne_bytes());
@@ -102,10 +107,10 @@ impl Asker {
                     NLMSG_ERROR | NLMSG_DONE => {
                         // `NLMSG_DONE` carries an errno too, or nothing in old kernels.
                         return match errno(m.body) {
-                            Some(0) => Ok((!disturbed).then_some(all)),
-                            None if m.kind == NLMSG_DONE => Ok((!disturbed).then_some(all)),
+                            Some(0) => Ok((all, disturbed)),
+                            None if m.kind == NLMSG_DONE => Ok((all, disturbed)),
                             None => Err(invalid("an error without a number")),
-                            Some(e) if e == -libc::EINTR => Ok(None),
+                            Some(e) if e == -libc::EINTR => Ok((all, true)),
                             Some(e) => Err(io::Error::from_raw_os_error(e.saturating_neg())),
                         };
                     }

@@ -6,12 +6,14 @@
 
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
 use super::nl::{Asker, Message, attrs, find};
 use super::sysctl::{self, Reach};
-use super::{Finding, Polled, PortRef, Scope, bpf, link, nft, tc, xfrm, xtables};
+use super::{Finding, Polled, PortRef, Scope, bpf, exception, link, nft, tc, xfrm, xtables};
 
 const RTM_GETLINK: u16 = 18;
+const RTM_GETROUTE: u16 = 26;
 const RTM_GETQDISC: u16 = 38;
 const RTM_GETTFILTER: u16 = 46;
 const XFRM_MSG_GETPOLICY: u16 = 0x15;
@@ -37,6 +39,10 @@ const LINKS: [u8; 24] = {
 };
 /// More policies than this are not listed, only counted.
 const MAX_POLICIES: u32 = 1024;
+/// The kernel walks all routes to list the exceptions (0.3 s for a million): a walk that takes longer than `QUICK` is
+/// not repeated before `REST` times as long has passed.
+const QUICK: Duration = Duration::from_millis(5);
+const REST: u32 = 20;
 /// Inode of the first user namespace (`PROC_USER_INIT_INO`, `linux/proc_ns.h`).
 const INITIAL_USER_NAMESPACE: u64 = 0xefff_fffd;
 
@@ -47,6 +53,8 @@ pub struct Reader {
     xfrm: Option<Asker>,
     /// Findings from rules, sets and objects of nf_tables, and the ruleset's generation that they are of.
     rules: Option<(Vec<u8>, Vec<Finding>)>,
+    /// Findings from route exceptions, and until when they do.
+    exceptions: Option<(Instant, Vec<Finding>)>,
     /// Whether this is a user namespace other than the first one.
     nested: bool,
 }
@@ -87,6 +95,7 @@ impl Reader {
             netfilter: None,
             xfrm: None,
             rules: None,
+            exceptions: None,
             nested: user != INITIAL_USER_NAMESPACE,
         })
     }
@@ -97,6 +106,7 @@ impl Reader {
         self.sysctls(ports, &mut polled);
         let f = &mut polled.findings;
         f.extend(self.devices(ports).unwrap_or_else(|e| vec![unreadable(Scope::All, "links and tc", &e)]));
+        f.extend(self.exceptions().unwrap_or_else(|e| vec![unreadable(Scope::V4, "route exceptions", &e)]));
         f.extend(self.nftables(ports).unwrap_or_else(|e| vec![unreadable(Scope::All, "nftables", &e)]));
         f.extend(self.ipsec().unwrap_or_else(|e| vec![unreadable(Scope::All, "IPsec policy", &e)]));
         f.extend(legacy());
@@ -171,6 +181,28 @@ impl Reader {
             }
             Ok(findings)
         })
+    }
+
+    fn exceptions(&mut self) -> io::Result<Vec<Finding>> {
+        let start = Instant::now();
+        if let Some((until, findings)) = &self.exceptions
+            && start < *until
+        {
+            return Ok(findings.clone());
+        }
+        let routes = with(&mut self.route, libc::NETLINK_ROUTE, |s| {
+            // Routes change all the time; an exception that this hides is found by the next look.
+            match s.dump_once(RTM_GETROUTE, &exception::question()) {
+                // Table main is made with its first route.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
+                r => r,
+            }
+        })?;
+        let took = start.elapsed();
+        let rest = if took > QUICK { took * REST } else { Duration::ZERO };
+        let findings = exception::judge(&routes);
+        self.exceptions = Some((Instant::now() + rest, findings.clone()));
+        Ok(findings)
     }
 
     fn nftables(&mut self, ports: &[PortRef]) -> io::Result<Vec<Finding>> {

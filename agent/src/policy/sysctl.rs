@@ -4,6 +4,7 @@
 //!
 //! Looked at and left out, since they cannot change what hardware does with a frame that it forwards:
 //! - `ipv4/ip_forward`, `conf/*/forwarding`, `rp_filter`, `ignore_routes_with_linkdown`: announced by netconf, compiled.
+//!   IPv4's are read all the same: set over rtnetlink (`IFLA_INET_CONF`), they change without netconf's word.
 //! - `ipv6/conf/*/force_forwarding`: only opens more than `all/forwarding`; what it opens is trapped as not forwarding.
 //! - `ipv4/ip_forward_update_priority`: `skb->priority` picks a band of the queue and a VLAN priority; no RIF has a tag.
 //! - `ipv4/conf/*/proxy_arp*`, `arp_*`, `medium_id`, `ipv6/conf/*/proxy_ndp`, `ndisc_*`: decide over ARP and ND alone.
@@ -130,8 +131,13 @@ pub const TABLE: &[Row] = &[
     },
 ];
 
-/// Read because a rule of [`TABLE`] needs it; of no consequence by itself.
-const HELPERS: &[&str] = &["ipv4/conf/*/forwarding", "ipv6/conf/*/forwarding"];
+/// Read because a rule of [`TABLE`] needs it, or to be compared with what netconf announces.
+const HELPERS: &[&str] = &[
+    "ipv4/conf/*/forwarding",
+    "ipv4/conf/*/rp_filter",
+    "ipv4/conf/*/ignore_routes_with_linkdown",
+    "ipv6/conf/*/forwarding",
+];
 
 /// A path of the table with the interface filled in.
 pub fn expand(path: &str, name: &str) -> String {

@@ -1,0 +1,90 @@
+//! Exceptions of single destinations in IPv4's routes: gateways from ICMP redirects, locked path MTUs from ICMP errors.
+//!
+//! Judges an `RTM_GETROUTE` dump of cloned routes; no I/O. Traffic makes them, a route's change or some minutes end
+//! them, and nothing announces either. A path MTU that is not locked is of no consequence to what is forwarded, since
+//! `ip_forward_use_pmtu` is off or closes the gate; one is locked when the ICMP error names less than `min_pmtu` (552).
+//! IPv6 needs no such look: it forwards by the interface's MTU, and takes redirects only where the gate closes for it.
+
+use std::net::Ipv4Addr;
+
+use super::nl::{Message, attrs, find, u32_at};
+use super::{Finding, Scope};
+
+const NEWROUTE: u16 = 24;
+/// `RTCF_REDIRECTED` (`linux/in_route.h`)
+const REDIRECTED: u32 = 0x0004_0000;
+const RTAX_MTU: u16 = 2;
+
+/// The question: cloned routes (`RTM_F_CLONED`) of table main, behind a `struct rtmsg`.
+pub fn question() -> [u8; 20] {
+    let mut b = [0; 20];
+    b[0] = libc::AF_INET as u8;
+    b[8..12].copy_from_slice(&0x200u32.to_ne_bytes());
+    // RTA_TABLE
+    b[12..14].copy_from_slice(&8u16.to_ne_bytes());
+    b[14..16].copy_from_slice(&15u16.to_ne_bytes());
+    b[16..20].copy_from_slice(&254u32.to_ne_bytes());
+    b
+}
+
+/// What the exceptions close.
+pub fn judge(routes: &[Message]) -> Vec<Finding> {
+    let unreadable = || Some(Finding::new(Scope::V4, "a route exception that the agent cannot read"));
+    let one = |m: &Message| exception(&m.body).unwrap_or_else(unreadable);
+    routes.iter().filter(|m| m.kind == NEWROUTE).filter_map(one).collect()
+}
+
+/// `None`: not understood.
+fn exception(b: &[u8]) -> Option<Option<Finding>> {
+    let flags = u32_at(b, 8)?;
+    let a = attrs(b.get(12..)?)?;
+    let dst: [u8; 4] = find(&a, 1)?.try_into().ok()?;
+    let dst = Ipv4Addr::from(dst);
+    let metrics = find(&a, 8).map_or(Some(Vec::new()), attrs)?;
+    let locked = find(&metrics, 1).and_then(|l| u32_at(l, 0)).unwrap_or(0);
+    let what = if flags & REDIRECTED != 0 {
+        "an ICMP redirect has changed its gateway"
+    } else if locked & 1 << RTAX_MTU != 0 {
+        "an ICMP error has lowered its path MTU, and the kernel fragments"
+    } else {
+        return Some(None);
+    };
+    Some(Some(Finding::new(Scope::Host4(dst), format!("{dst}: {what}; until it expires, or: ip route flush cache"))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route(flags: u32, attrs: &[(u16, &[u8])]) -> Message {
+        let mut body = vec![2, 32, 0, 0, 254, 0, 0, 1];
+        body.extend(flags.to_ne_bytes());
+        for (kind, value) in attrs {
+            body.extend(((value.len() + 4) as u16).to_ne_bytes());
+            body.extend(kind.to_ne_bytes());
+            body.extend(*value);
+        }
+        Message { kind: NEWROUTE, body }
+    }
+
+    #[test]
+    fn redirects_and_locked_mtus_close_their_destination() {
+        let dst: (u16, &[u8]) = (1, &[10, 0, 2, 2]);
+        let host = [Scope::Host4(Ipv4Addr::new(10, 0, 2, 2))];
+        let scopes = |m| judge(&[m]).into_iter().map(|f| f.scope).collect::<Vec<_>>();
+        assert_eq!(scopes(route(0x200, &[dst])), []);
+        assert_eq!(scopes(route(0x200 | REDIRECTED, &[dst])), host);
+        let metrics = |lock: u32| {
+            let mut m = Vec::new();
+            for (kind, value) in [(1u16, lock), (RTAX_MTU, 552)] {
+                m.extend(8u16.to_ne_bytes());
+                m.extend(kind.to_ne_bytes());
+                m.extend(value.to_ne_bytes());
+            }
+            m
+        };
+        assert_eq!(scopes(route(0x200, &[dst, (8, &metrics(0))])), []);
+        assert_eq!(scopes(route(0x200, &[dst, (8, &metrics(4))])), host);
+        assert_eq!(scopes(route(0x200, &[])), [Scope::V4]);
+    }
+}
