@@ -14,3 +14,5 @@ pub mod lab;
 pub mod mirror;
 pub mod netlink;
 pub mod policy;
+pub mod program;
+pub mod record;

@@ -205,7 +205,7 @@ pub struct NeighEntry {
 }
 
 /// One next hop.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum NextHopEntry {
     /// To the neighbour (RIF, address). An IPv4 route may use an IPv6 next hop (`RTA_VIA`, RFC 5549).
@@ -219,7 +219,7 @@ pub enum NextHopEntry {
 }
 
 /// A member of a group.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Member {
     /// Where its share goes.
     pub nexthop: NextHopId,
@@ -228,7 +228,7 @@ pub struct Member {
 }
 
 /// A group of next hops; a single next hop is a group of one. Empty: trap.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct GroupEntry {
     /// Its members, in the kernel's order.
     pub members: SmallVec<[Member; 2]>,

@@ -1,1 +1,205 @@
-//! Kernel objects → what each table of the chip should hold, and why. Pure: no clock, no I/O, no memory of the chip.
+//! Kernel objects → what each table of the chip should hold, and why hardware does not carry what it does not.
+//! Pure: no clock, no I/O, no memory of the chip. One file per table.
+
+pub mod group;
+pub mod neigh;
+pub mod rif;
+pub mod route;
+pub mod switch;
+
+use core::fmt;
+use std::collections::{BTreeMap, BTreeSet};
+
+use hal::{PortEntry, PortId, Profile, RifId};
+
+use crate::mirror::Mirror;
+use crate::policy::{Finding, Polled, Scope};
+
+/// All that a verdict depends on.
+#[derive(Clone, Copy)]
+pub struct Facts<'a> {
+    /// The kernel's objects.
+    pub mirror: &'a Mirror,
+    /// Which netdevs are front-panel ports.
+    pub ports: &'a Ports,
+    /// What policy closes.
+    pub gate: &'a Gate,
+    /// What is polled; `None` until it was read.
+    pub polled: Option<&'a Polled>,
+    /// What the chip can do.
+    pub profile: &'a Profile,
+}
+
+/// The chip's ports whose netdev is in the agent's network namespace, by ifindex.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Ports {
+    by_ifindex: BTreeMap<u32, (PortId, PortEntry)>,
+}
+
+impl Ports {
+    /// From the chip's table.
+    pub fn new<'a>(netns: u64, table: impl Iterator<Item = (&'a PortId, &'a PortEntry)>) -> Self {
+        let ours = table.filter(|(_, e)| e.netns == netns && e.ifindex != 0);
+        Ports { by_ifindex: ours.map(|(id, e)| (e.ifindex, (*id, e.clone()))).collect() }
+    }
+    /// The port whose netdev has that index.
+    pub fn get(&self, ifindex: u32) -> Option<&(PortId, PortEntry)> {
+        self.by_ifindex.get(&ifindex)
+    }
+    /// Whether it is a port's netdev.
+    pub fn has(&self, ifindex: u32) -> bool {
+        self.by_ifindex.contains_key(&ifindex)
+    }
+    /// All, by ifindex.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &(PortId, PortEntry))> {
+        self.by_ifindex.iter().map(|(i, p)| (*i, p))
+    }
+    /// Their interfaces' names in the chip.
+    pub fn rifs(&self) -> impl Iterator<Item = RifId> + '_ {
+        self.by_ifindex.keys().map(|i| RifId(*i))
+    }
+}
+
+/// What policy closes, sorted by what it reaches.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Gate {
+    findings: Vec<Finding>,
+    reach: BTreeSet<Scope>,
+}
+
+impl Gate {
+    /// From the findings.
+    pub fn new(findings: Vec<Finding>) -> Self {
+        let reach = findings.iter().map(|f| f.scope).collect();
+        Gate { findings, reach }
+    }
+    /// All findings.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+    /// The first finding that reaches one of these scopes.
+    pub fn closed(&self, scopes: &[Scope]) -> Option<&Finding> {
+        if !scopes.iter().any(|s| self.reach.contains(s)) {
+            return None;
+        }
+        self.findings.iter().find(|f| scopes.contains(&f.scope))
+    }
+}
+
+/// Why hardware does not carry something. Prints as a clause for `route show` and `status`.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Why {
+    /// Leaves by a device that is not a front-panel port.
+    NotPort(u32),
+    /// `RTA_NH_ID`
+    NextHopObject(u32),
+    /// `RTA_ENCAP`
+    Encap,
+    /// The set has no member that the kernel uses.
+    NoMember,
+    /// More members, or a larger sum of weights, than the chip's groups hold.
+    TooManyMembers(u32),
+    /// TOS or DSCP selects among the routes of the prefix.
+    Tos,
+    /// `RTA_METRICS`
+    Metrics,
+    /// `RTA_EXPIRES`
+    Expires,
+    /// `RTA_SRC`
+    Source,
+    /// An attribute or flag that is not known.
+    Unknown,
+    /// `RTA_PREF`
+    Pref,
+    /// Another selector.
+    Selector,
+    /// Several IPv6 routes of the lowest metric that are not one multipath route.
+    SameMetric,
+    /// The mirror can't tell what the kernel holds, and asks it again.
+    Undecided,
+    /// Under a prefix of table local: which table wins is not visible (kernel-facts 22).
+    UnderLocal,
+    /// In table default.
+    TableDefault,
+    /// In table local and of a type that belongs elsewhere.
+    TableLocal,
+    /// To the switch itself.
+    ToUs,
+    /// Broadcast.
+    Broadcast,
+    /// Multicast.
+    Multicast,
+    /// Unreachable or prohibit: the kernel answers.
+    Unreachable,
+    /// Throw: the lookup goes on in another table.
+    Throw,
+    /// A type that is not known.
+    Type(u8),
+    /// The port's netdev is not known to the kernel's side yet.
+    NoLink,
+    /// The device is down.
+    AdminDown,
+    /// It belongs to a bridge, bond or VRF.
+    Master(String),
+    /// No usable Ethernet address.
+    NoMac,
+    /// `IFLA_XDP`
+    Xdp,
+    /// Forwarding is off.
+    NotForwarding,
+    /// IPv6 is not on the device.
+    NoIpv6,
+    /// Policy.
+    Policy(String),
+    /// The neighbour is not resolved.
+    Unresolved,
+    /// The neighbour's address is not a unicast MAC.
+    NoUnicastMac,
+    /// A proxy entry.
+    Proxy,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Why::NotPort(i) => write!(f, "leaves by device {i}, which is not a front-panel port"),
+            Why::NextHopObject(id) => write!(f, "uses next-hop object {id}, not offloaded yet"),
+            Why::Encap => f.write_str("encapsulates, not offloaded yet"),
+            Why::NoMember => f.write_str("no next hop of it is usable"),
+            Why::TooManyMembers(max) => {
+                write!(f, "its members or the sum of their weights exceed the chip's {max} members a group")
+            }
+            Why::Tos => f.write_str("routes of this prefix are selected by TOS, not offloaded yet"),
+            Why::Metrics => f.write_str("carries metrics such as an MTU, not offloaded yet"),
+            Why::Expires => f.write_str("expires by itself, unannounced"),
+            Why::Source => f.write_str("is selected by source prefix, not offloaded yet"),
+            Why::Unknown => f.write_str("carries an attribute or flag that is not known here"),
+            Why::Pref => f.write_str("has a router preference, not offloaded yet"),
+            Why::Selector => f.write_str("has a selector besides prefix and metric, not offloaded yet"),
+            Why::SameMetric => f.write_str("several routes of the same metric that are not one multipath route"),
+            Why::Undecided => f.write_str("what the kernel holds is being asked again"),
+            Why::UnderLocal => {
+                f.write_str("lies under a prefix of table local; which of the two the kernel prefers is not visible")
+            }
+            Why::TableDefault => f.write_str("in table default, not offloaded yet"),
+            Why::TableLocal => f.write_str("of a type that is not offloaded from table local"),
+            Why::ToUs => f.write_str("to the switch itself"),
+            Why::Broadcast => f.write_str("broadcast"),
+            Why::Multicast => f.write_str("multicast, not offloaded yet"),
+            Why::Unreachable => f.write_str("the kernel answers with an ICMP error"),
+            Why::Throw => f.write_str("the lookup goes on in another table"),
+            Why::Type(t) => write!(f, "route type {t} is not known here"),
+            Why::NoLink => f.write_str("the kernel has not announced the port's netdev"),
+            Why::AdminDown => f.write_str("the device is down"),
+            Why::Master(m) => write!(f, "the port is a member of {m}, not offloaded yet"),
+            Why::NoMac => f.write_str("the device has no unicast Ethernet address"),
+            Why::Xdp => f.write_str("an XDP program is attached"),
+            Why::NotForwarding => f.write_str("forwarding is off"),
+            Why::NoIpv6 => f.write_str("IPv6 is not on the device"),
+            Why::Policy(s) => f.write_str(s),
+            Why::Unresolved => f.write_str("not resolved"),
+            Why::NoUnicastMac => f.write_str("no unicast MAC address"),
+            Why::Proxy => f.write_str("a proxy entry"),
+        }
+    }
+}

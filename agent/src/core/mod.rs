@@ -1,12 +1,29 @@
 //! The agent's brain: takes inputs one by one, keeps the mirror, brings the chip there. No I/O, no clock, no threads:
 //! what it says to the world comes out of [`Core::next`], and the same inputs give the same outputs.
+//!
+//! Here: the configuration, the dispatch of inputs, the order of work. Dumps and fences are in `sync.rs`, the chip's side in
+//! `chip.rs`, settle in `settle.rs`, check and audit in `check.rs`, neighbours held fresh in `fresh.rs`, answers in `show.rs`.
 
-use std::collections::VecDeque;
+mod check;
+mod chip;
+mod fresh;
+mod settle;
+mod show;
+mod sync;
 
-use hal::Nanos;
+use std::collections::{BTreeMap, VecDeque};
+
+use hal::{Addr, AnyKey, Nanos, NeighKey, PortEntry, PortId, Prefix, Profile, RifId, V4, V6};
 use serde::{Deserialize, Serialize};
 
-use crate::input::{DumpKind, Input, Output, Reply};
+use crate::compile::{Facts, Gate, Ports};
+use crate::input::{Input, Output, Reply, Request};
+use crate::mirror::{Mirror, MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::policy::{Finding, Netconf4, Polled, PortRef, Scope};
+use crate::program::Program;
+
+/// One second.
+pub(crate) const SECOND: Nanos = 1_000_000_000;
 
 /// What the core is told once, at its start.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
@@ -24,39 +41,143 @@ pub struct CoreConfig {
 impl CoreConfig {
     /// The defaults, for the namespace of that inode.
     pub fn new(netns: u64) -> Self {
-        const S: Nanos = 1_000_000_000;
-        CoreConfig { netns, audit: 60 * S, refresh: 5 * S, probes: 200 }
+        CoreConfig { netns, audit: 60 * SECOND, refresh: 5 * SECOND, probes: 200 }
     }
 }
 
+/// A walk over the mirror's routes that has every prefix compiled again, a chunk at a time.
+#[derive(Clone, Copy, Debug)]
+struct Walk {
+    v6: bool,
+    cursor: u64,
+}
+
+/// Prefixes that a walk touches at a time.
+const WALK: usize = 8192;
+/// Slots that a purge or sweep in the mirror goes over at a time.
+const SWEEP: usize = 65_536;
+
 /// The core. Feed it with [`Core::handle`], drain [`Core::next`] after each, and call `handle` with [`Input::Tick`] when
 /// [`Core::deadline`] has passed.
-#[derive(Debug)]
 pub struct Core {
     cfg: CoreConfig,
-    out: VecDeque<Output>,
+    now: Nanos,
     started: bool,
+    out: VecDeque<Output>,
+    mirror: Mirror,
+    /// Whether the mirror has purges or sweeps to go on with.
+    mirror_busy: bool,
+    /// Changes taken from the mirror so far.
+    changes: u64,
+    polled: Option<Box<Polled>>,
+    /// Readings so far.
+    polls: u64,
+    gate: Gate,
+    profile: Profile,
+    table_ports: BTreeMap<PortId, PortEntry>,
+    ports: Ports,
+    port_refs: Vec<PortRef>,
+    program: Program,
+    walk: Option<Walk>,
+    sync: sync::Sync,
+    chip: chip::Chip,
+    jobs: Vec<settle::Job>,
+    check: Option<check::Check>,
+    /// When the last audit began.
+    audit_at: Nanos,
+    fresh: fresh::Fresh,
+    counts: Vec<show::Count>,
+    next_id: u64,
+    totals: Totals,
+}
+
+/// What happened so far, for `status`.
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Totals {
+    overruns: u64,
+    resyncs: u64,
+    audits: u64,
+    checks: u64,
+    repairs: u64,
+    last_repairs: Vec<String>,
+    refused_requests: u64,
+    last_refusal: String,
+}
+
+/// A chip of which nothing is known.
+fn no_profile() -> Profile {
+    Profile {
+        name: String::new(),
+        rifs: 0,
+        neigh4: 0,
+        neigh6: 0,
+        nexthops: 0,
+        groups: 0,
+        group_members: 0,
+        routes4: 0,
+        routes6: 0,
+        vrfs: 0,
+        frame: 0,
+    }
 }
 
 impl Core {
     /// A core that knows nothing yet. Its first deadline is at once. The monitor socket must be subscribed already, so
     /// that nothing is missed between the dumps and the notifications.
     pub fn new(cfg: CoreConfig) -> Self {
-        Core { cfg, out: VecDeque::new(), started: false }
+        Core {
+            cfg,
+            now: 0,
+            started: false,
+            out: VecDeque::new(),
+            mirror: Mirror::default(),
+            mirror_busy: false,
+            changes: 0,
+            polled: None,
+            polls: 0,
+            gate: Gate::default(),
+            profile: no_profile(),
+            table_ports: BTreeMap::new(),
+            ports: Ports::default(),
+            port_refs: Vec::new(),
+            program: Program::default(),
+            walk: None,
+            sync: sync::Sync::default(),
+            chip: chip::Chip::default(),
+            jobs: Vec::new(),
+            check: None,
+            audit_at: 0,
+            fresh: fresh::Fresh::default(),
+            counts: Vec::new(),
+            next_id: 0,
+            totals: Totals::default(),
+        }
     }
 
     /// Take one input at the time `now`, which never runs backwards. Takes a bounded time; what is left is done in the
     /// following calls, and the deadline is then at once.
-    pub fn handle(&mut self, _now: Nanos, input: Input) {
+    pub fn handle(&mut self, now: Nanos, input: Input) {
+        self.now = self.now.max(now);
         if !self.started {
             self.started = true;
-            tracing::debug!(netns = self.cfg.netns, "start");
-            self.out.push_back(Output::Dump { id: 1, kind: DumpKind::Link });
-            self.out.push_back(Output::Poll { ports: Vec::new() });
+            self.judge();
+            self.resync();
+            self.poll();
         }
-        if let Input::Request { id, .. } = input {
-            self.out.push_back(Output::Reply { id, reply: Reply::Error("the core is not built yet".into()) });
+        match input {
+            Input::Monitor { seq, buf } => self.mirror.monitor(seq, &buf),
+            Input::Overrun => self.overrun(),
+            Input::Fence { id } => self.fence_came(id),
+            Input::Dump { id, kind, seq, buf } => self.dump_part(id, kind, seq, &buf),
+            Input::DumpEnd { id, kind, complete } => self.dump_end(id, kind, complete),
+            Input::Ack { id, errno, message } => self.ack(id, errno, &message),
+            Input::Polled(p) => self.polled(p),
+            Input::Chip(m) => self.chip_said(m),
+            Input::ChipLost(why) => self.chip_lost(why),
+            Input::Request { id, request } => self.request(id, request),
+            Input::Tick => {}
         }
+        self.work();
     }
 
     /// What the edge is to do next.
@@ -67,6 +188,329 @@ impl Core {
 
     /// When `handle` wants to be called again at the latest; a time that has passed means at once.
     pub fn deadline(&self) -> Option<Nanos> {
-        (!self.started).then_some(0)
+        if !self.started || self.busy() {
+            return Some(0);
+        }
+        let program = if self.programming() { self.program.deadline() } else { None };
+        [program, self.sync.deadline(), self.settle_deadline(), self.fresh_deadline(), self.audit_deadline()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether work is left that needs nothing but time.
+    fn busy(&self) -> bool {
+        self.mirror_busy
+            || (self.mirror.prefixes_dirty() && (!self.programming() || self.program.wants_prefixes()))
+            || (self.programming()
+                && (self.program.recompile_routes
+                    || (self.walk.is_some() && self.program.wants_prefixes())
+                    || self.program.ready()))
+            || !self.counts.is_empty()
+            || self.check.as_ref().is_some_and(check::Check::busy)
+    }
+
+    /// Whether the chip may be written to: it has been read, and so has all of the kernel's state, once. Until then what
+    /// the chip holds from before stays.
+    fn programming(&self) -> bool {
+        self.chip.ready() && self.sync.first && self.polled.is_some()
+    }
+
+    fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    fn facts(&self) -> Facts<'_> {
+        Facts {
+            mirror: &self.mirror,
+            ports: &self.ports,
+            gate: &self.gate,
+            polled: self.polled.as_deref(),
+            profile: &self.profile,
+        }
+    }
+
+    /// A bounded amount of whatever is to be done.
+    fn work(&mut self) {
+        self.mirror_busy = self.mirror.work(SWEEP);
+        self.take_dirt();
+        self.sync_work();
+        if self.programming() {
+            if core::mem::take(&mut self.program.recompile_routes) {
+                self.walk = Some(Walk { v6: false, cursor: 0 });
+            }
+            self.walk_on();
+            let facts = Facts {
+                mirror: &self.mirror,
+                ports: &self.ports,
+                gate: &self.gate,
+                polled: self.polled.as_deref(),
+                profile: &self.profile,
+            };
+            self.program.pump(self.now, &facts, &mut self.out);
+        }
+        self.fresh_work();
+        self.settle_work();
+        self.check_work();
+        self.count_work();
+    }
+
+    /// Have the next chunk of all routes compiled again.
+    fn walk_on(&mut self) {
+        let Some(w) = self.walk.filter(|_| self.program.wants_prefixes()) else { return };
+        let next = if w.v6 {
+            let (page, next) = prefixes::<V6>(&self.mirror, w.cursor, WALK);
+            page.into_iter().for_each(|p| self.program.route6.touch(p));
+            next
+        } else {
+            let (page, next) = prefixes::<V4>(&self.mirror, w.cursor, WALK);
+            page.into_iter().for_each(|p| self.program.route4.touch(p));
+            next
+        };
+        self.walk = match next {
+            Some(cursor) => Some(Walk { cursor, ..w }),
+            None if !w.v6 => Some(Walk { v6: true, cursor: 0 }),
+            None => {
+                // Groups that no route wants any more after all.
+                self.program.ids.touch_groups();
+                None
+            }
+        };
+    }
+
+    /// What the mirror says has changed is looked at again.
+    fn take_dirt(&mut self) {
+        let d = self.mirror.take_dirt();
+        self.changes += (d.links.len() + d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
+            + u64::from(d.netconf)
+            + u64::from(d.rules);
+        for i in &d.links {
+            self.program.rif.touch(RifId(*i));
+        }
+        if d.netconf {
+            self.touch_rifs();
+        }
+        for (i, addr) in d.neighs4 {
+            self.program.neigh4.touch(NeighKey { rif: RifId(i), addr });
+            self.fresh.neigh_changed(i, addr.into());
+        }
+        for (i, addr) in d.neighs6 {
+            self.program.neigh6.touch(NeighKey { rif: RifId(i), addr });
+            self.fresh.neigh_changed(i, addr.into());
+        }
+        for nh in d.sets_gone {
+            self.program.ids.set_gone(nh);
+        }
+        for nh in d.sets {
+            self.program.ids.set_changed(nh);
+        }
+        self.want_dumps(&d.wanted, &d.confirm);
+        if !d.links.is_empty() {
+            self.fresh.look();
+            self.name_ports();
+        }
+        if d.rules || d.netconf || !d.links.is_empty() {
+            self.judge();
+        }
+        self.take_prefixes();
+    }
+
+    /// Take what the program can deal with now; the rest waits in the mirror, each prefix once.
+    fn take_prefixes(&mut self) {
+        if !self.mirror.prefixes_dirty() {
+            return;
+        }
+        let (mut four, mut six) = (Vec::new(), Vec::new());
+        if !self.programming() {
+            // Everything is compiled when the chip has been read.
+            self.mirror.drain_prefixes::<V4>(WALK, &mut four);
+            self.mirror.drain_prefixes::<V6>(WALK, &mut six);
+        } else if self.program.wants_prefixes() {
+            self.mirror.drain_prefixes::<V4>(WALK, &mut four);
+            self.mirror.drain_prefixes::<V6>(WALK, &mut six);
+            four.iter().for_each(|p| self.program.route4.touch(*p));
+            six.iter().for_each(|p| self.program.route6.touch(*p));
+        }
+        self.changes += (four.len() + six.len()) as u64;
+    }
+
+    fn touch_rifs(&mut self) {
+        for r in self.ports.rifs() {
+            self.program.rif.touch(r);
+        }
+    }
+
+    /// The chip's ports changed: what hangs on which netdev is a port is looked at again.
+    fn count_ports(&mut self) {
+        let ports = Ports::new(self.cfg.netns, self.table_ports.iter());
+        let moved = {
+            let key = |p: &Ports| p.iter().map(|(i, (id, _))| (i, *id)).collect::<Vec<_>>();
+            key(&ports) != key(&self.ports)
+        };
+        self.touch_rifs();
+        self.ports = ports;
+        self.touch_rifs();
+        if moved {
+            self.program.neigh4.touch_all();
+            self.program.neigh6.touch_all();
+            self.touch_neighs();
+            self.program.ids.touch_groups();
+            self.program.recompile_routes = true;
+        }
+        self.fresh.look();
+        self.name_ports();
+    }
+
+    fn touch_neighs(&mut self) {
+        for (i, addr) in self.mirror.neighs::<V4>().keys() {
+            self.program.neigh4.touch(NeighKey { rif: RifId(*i), addr: *addr });
+        }
+        for (i, addr) in self.mirror.neighs::<V6>().keys() {
+            self.program.neigh6.touch(NeighKey { rif: RifId(*i), addr: *addr });
+        }
+    }
+
+    /// Policy is read by name: a port that came, went or was renamed has to be read before it opens.
+    fn name_ports(&mut self) {
+        let named =
+            |(i, _): (u32, &(PortId, PortEntry))| Some(PortRef { ifindex: i, name: self.mirror.link(i)?.name.clone() });
+        let refs: Vec<PortRef> = self.ports.iter().filter_map(named).collect();
+        if refs != self.port_refs {
+            self.port_refs = refs;
+            self.judge();
+            self.poll();
+        }
+    }
+
+    fn poll(&mut self) {
+        self.out.push_back(Output::Poll { ports: self.port_refs.clone() });
+    }
+
+    fn polled(&mut self, p: Box<Polled>) {
+        self.polls += 1;
+        if self.polled.as_ref() != Some(&p) {
+            self.polled = Some(p);
+            self.judge();
+            self.program.switch.touch(hal::Global);
+            self.touch_rifs();
+        }
+    }
+
+    /// What policy closes is worked out anew.
+    fn judge(&mut self) {
+        let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
+        findings.extend(self.rule_findings());
+        if let Some(p) = &self.polled {
+            findings.extend(crate::policy::disagree(p, |i| {
+                let c = self.mirror.netconf4(i)?;
+                Some(Netconf4 {
+                    forwarding: c.forwarding,
+                    rp_filter: c.rp_filter.into(),
+                    ignore_linkdown: c.ignore_linkdown,
+                })
+            }));
+        }
+        let gate = Gate::new(findings);
+        if gate != self.gate {
+            self.gate = gate;
+            self.touch_rifs();
+        }
+    }
+
+    /// `ip rule`s are not compiled: any beyond the default ones closes its family.
+    fn rule_findings(&self) -> Vec<Finding> {
+        let four = self.mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why));
+        let six = self.mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why));
+        four.chain(six).collect()
+    }
+
+    fn request(&mut self, id: u64, request: Request) {
+        match request {
+            Request::Status => self.count_begin(id),
+            Request::Links => self.reply_json(id, show::links(self)),
+            Request::Neighs => self.reply_json(id, show::neighs(self)),
+            Request::Routes { cursor, max } => {
+                let (page, next) = show::routes(self, cursor, max as usize);
+                self.out.push_back(Output::Reply { id, reply: Reply::Page { json: page.to_string(), next } });
+            }
+            Request::Counters | Request::Resources | Request::Table { .. } => self.ask_chip(id, request),
+            Request::Settle => self.settle(id),
+            Request::Check => self.check_asked(id),
+            Request::Cancel { id } => self.cancel(id),
+        }
+    }
+
+    fn reply_json(&mut self, id: u64, json: serde_json::Value) {
+        self.out.push_back(Output::Reply { id, reply: Reply::Json(json.to_string()) });
+    }
+
+    fn reply_error(&mut self, id: u64, why: impl Into<String>) {
+        self.out.push_back(Output::Reply { id, reply: Reply::Error(why.into()) });
+    }
+
+    fn cancel(&mut self, id: u64) {
+        self.jobs.retain(|j| j.reply() != Some(id));
+        self.counts.retain(|c| c.id != id);
+        self.chip.cancel(id);
+        if let Some(c) = &mut self.check {
+            c.askers.retain(|a| *a != id);
+        }
+    }
+
+    /// Log a difference that an audit had to repair: a bug of ours or of the chip's.
+    fn repaired(&mut self, what: String) {
+        tracing::error!("audit: repaired {what}");
+        self.totals.repairs += 1;
+        self.totals.last_repairs.push(what);
+        if self.totals.last_repairs.len() > 16 {
+            self.totals.last_repairs.remove(0);
+        }
+    }
+
+    /// The prefix of a route's key, to have it compiled again.
+    fn touch_key(&mut self, key: AnyKey) {
+        match key {
+            AnyKey::Port(_) => {}
+            AnyKey::Switch(k) => self.program.switch.touch(k),
+            AnyKey::Rif(k) => self.program.rif.touch(k),
+            AnyKey::Neigh4(k) => self.program.neigh4.touch(k),
+            AnyKey::Neigh6(k) => self.program.neigh6.touch(k),
+            AnyKey::NextHop(k) => self.program.nexthop.touch(k),
+            AnyKey::Group(k) => self.program.group.touch(k),
+            AnyKey::Route4(k) => self.program.route4.touch(k.prefix),
+            AnyKey::Route6(k) => self.program.route6.touch(k.prefix),
+        }
+    }
+}
+
+/// A page of the prefixes that the chip may have to hold, each once: those of the tables that are compiled, local first,
+/// then the machine's own addresses that are in none of them.
+fn prefixes<F: MirrorFamily>(m: &Mirror, cursor: u64, max: usize) -> (Vec<Prefix<F>>, Option<u64>) {
+    const TABLES: [u32; 3] = [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT];
+    let at = (cursor >> 32) as usize;
+    let elsewhere = |p: Prefix<F>, before: &[u32]| before.iter().any(|t| !m.aliases::<F>(*t, p).is_empty());
+    let Some(table) = TABLES.get(at) else {
+        let mut own = Vec::new();
+        if F::BITS == 32 {
+            let all = m.own4().map(|a| Prefix::<F>::host(F::Addr::from_number(u128::from(a.to_bits()))));
+            own.extend(all.filter(|p| !elsewhere(*p, &TABLES)));
+        }
+        return (own, None);
+    };
+    let mut page = Vec::new();
+    let next = m.prefixes::<F>(*table, cursor as u32, max, &mut page);
+    let page = page.into_iter().map(|(p, _)| p).filter(|p| !elsewhere(*p, &TABLES[..at])).collect();
+    (page, Some(next.map_or((at as u64 + 1) << 32, |c| (at as u64) << 32 | u64::from(c))))
+}
+
+/// A prefix as `ip` prints it.
+fn prefix_name<F: hal::Family>(p: Prefix<F>) -> String {
+    if p.len() == 0 {
+        "default".into()
+    } else if p.len() == F::BITS {
+        p.addr().to_string()
+    } else {
+        p.to_string()
     }
 }

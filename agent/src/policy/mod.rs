@@ -25,7 +25,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
-pub use gate::gate;
+pub use gate::{disagree, gate};
 pub use read::Reader;
 pub use sysctl::markdown;
 

@@ -1,0 +1,149 @@
+//! The `route4` and `route6` tables: which of the kernel's routes of a prefix wins, and what becomes of it.
+//!
+//! A prefix that the kernel has is never left out, else a shorter one would forward its packets: what hardware can't carry
+//! is a trap at that prefix. A verdict does not depend on links, neighbours or policy. `ignore_routes_with_linkdown` needs
+//! no care: what would leave by a port without link is trapped by the chip, and the kernel looks further by itself.
+
+use hal::{DropReason, Prefix, RifId, TrapClass};
+
+use super::{Facts, Why};
+use crate::mirror::{Alias, MirrorFamily, NhRef, NhSet, RouteFlags, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+
+/// `RTN_*` (`linux/rtnetlink.h`)
+pub mod rtn {
+    /// `RTN_UNICAST`
+    pub const UNICAST: u8 = 1;
+    /// `RTN_LOCAL`
+    pub const LOCAL: u8 = 2;
+    /// `RTN_BROADCAST`
+    pub const BROADCAST: u8 = 3;
+    /// `RTN_ANYCAST`
+    pub const ANYCAST: u8 = 4;
+    /// `RTN_MULTICAST`
+    pub const MULTICAST: u8 = 5;
+    /// `RTN_BLACKHOLE`
+    pub const BLACKHOLE: u8 = 6;
+    /// `RTN_UNREACHABLE`
+    pub const UNREACHABLE: u8 = 7;
+    /// `RTN_PROHIBIT`
+    pub const PROHIBIT: u8 = 8;
+    /// `RTN_THROW`
+    pub const THROW: u8 = 9;
+}
+
+/// A verdict in the kernel's terms: the group of a set is named by `program`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// By the group of that set.
+    Set(NhRef),
+    /// To the destination itself.
+    Connected(RifId),
+    /// To the kernel.
+    Trap(TrapClass),
+    /// Nowhere.
+    Drop(DropReason),
+}
+
+/// The verdict on a prefix, and why hardware does not carry it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Decided {
+    /// What the chip should do.
+    pub verdict: Verdict,
+    /// Why not more.
+    pub why: Option<Why>,
+}
+
+fn trap(class: TrapClass, why: Why) -> Decided {
+    Decided { verdict: Verdict::Trap(class), why: Some(why) }
+}
+
+fn punt(why: Why) -> Decided {
+    trap(TrapClass::Punt, why)
+}
+
+/// What the chip should hold for `p`; `None` if the kernel has nothing there.
+pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
+    // The kernel refuses own addresses as a source whatever the state of their device (kernel-facts 28), and routes them
+    // to itself as long as they have their local route: both are a trap.
+    if p.len() == F::BITS && F::BITS == 32 && f.mirror.owns(p.addr()) {
+        return Some(trap(TrapClass::ToUs, Why::ToUs));
+    }
+    if f.mirror.undecided(p) {
+        return Some(punt(Why::Undecided));
+    }
+    let local = f.mirror.aliases::<F>(TABLE_LOCAL, p);
+    if let Some(first) = local.first() {
+        return Some(match first.kind {
+            rtn::LOCAL | rtn::ANYCAST => trap(TrapClass::ToUs, Why::ToUs),
+            rtn::BROADCAST => trap(TrapClass::Broadcast, Why::Broadcast),
+            rtn::MULTICAST => trap(TrapClass::Multicast, Why::Multicast),
+            _ => punt(Why::TableLocal),
+        });
+    }
+    let main = f.mirror.aliases::<F>(TABLE_MAIN, p);
+    if main.is_empty() {
+        let default = f.mirror.aliases::<F>(TABLE_DEFAULT, p);
+        return (!default.is_empty()).then(|| punt(Why::TableDefault));
+    }
+    if f.mirror.under_local(p) {
+        return Some(punt(Why::UnderLocal));
+    }
+    Some(winner::<F>(f, &main))
+}
+
+fn winner<F: MirrorFamily>(f: &Facts<'_>, main: &[Alias]) -> Decided {
+    if main.iter().any(|a| a.tos != 0) {
+        return punt(Why::Tos);
+    }
+    // First of the lowest metric: the order within a metric is the kernel's.
+    let Some(best) = main.iter().min_by_key(|a| a.metric) else { return punt(Why::Unknown) };
+    if F::BITS == 128 && main.iter().filter(|a| a.metric == best.metric).count() > 1 {
+        return punt(Why::SameMetric);
+    }
+    // A route that may vanish unannounced, or that serves some packets only, makes what stands behind it uncertain too.
+    if let Some(a) = main.iter().find(|a| a.flags.any(SELECTIVE)) {
+        return punt(flag(a.flags));
+    }
+    if best.flags != RouteFlags::default() {
+        return punt(flag(best.flags));
+    }
+    match best.kind {
+        rtn::UNICAST => unicast(f, best),
+        rtn::BLACKHOLE => Decided { verdict: Verdict::Drop(DropReason::Blackhole), why: None },
+        rtn::UNREACHABLE | rtn::PROHIBIT => trap(TrapClass::Unreachable, Why::Unreachable),
+        rtn::THROW => punt(Why::Throw),
+        rtn::LOCAL | rtn::ANYCAST => trap(TrapClass::ToUs, Why::ToUs),
+        rtn::BROADCAST => trap(TrapClass::Broadcast, Why::Broadcast),
+        rtn::MULTICAST => trap(TrapClass::Multicast, Why::Multicast),
+        t => punt(Why::Type(t)),
+    }
+}
+
+const SELECTIVE: RouteFlags =
+    RouteFlags(RouteFlags::EXPIRES.0 | RouteFlags::SOURCE.0 | RouteFlags::SELECTOR.0 | RouteFlags::UNKNOWN.0);
+
+fn flag(flags: RouteFlags) -> Why {
+    [
+        (RouteFlags::EXPIRES, Why::Expires),
+        (RouteFlags::SOURCE, Why::Source),
+        (RouteFlags::SELECTOR, Why::Selector),
+        (RouteFlags::METRICS, Why::Metrics),
+        (RouteFlags::PREF, Why::Pref),
+    ]
+    .into_iter()
+    .find_map(|(f, why)| flags.any(f).then_some(why))
+    .unwrap_or(Why::Unknown)
+}
+
+fn unicast(f: &Facts<'_>, a: &Alias) -> Decided {
+    match f.mirror.nhset(a.nh) {
+        NhSet::Object(id) => punt(Why::NextHopObject(*id)),
+        NhSet::Inline(hops) => match &hops[..] {
+            [] => punt(Why::NoMember),
+            [h] if h.encap => punt(Why::Encap),
+            [h] if !f.ports.has(h.ifindex) => punt(Why::NotPort(h.ifindex)),
+            [h] if h.via.is_none() => Decided { verdict: Verdict::Connected(RifId(h.ifindex)), why: None },
+            _ => Decided { verdict: Verdict::Set(a.nh), why: None },
+        },
+    }
+}

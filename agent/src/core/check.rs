@@ -1,0 +1,405 @@
+//! `check` and the background audit: kernel, desired and chip compared afresh, a chunk at a time.
+//!
+//! The kernel's state is dumped into a mirror of its own; what it compiles to is held against what the running mirror
+//! compiles to, that against what the chip acknowledged, and that against what the chip says it holds. The audit repairs
+//! what it finds; each repair is a bug, counted and logged.
+
+use std::collections::BTreeSet;
+
+use hal::{AnyKey, Fwd, Nanos, NeighKey, Prefix, Record, RifId, RouteKey, TableId, V4, V6};
+use serde_json::json;
+
+use super::settle::Then;
+use super::{Core, SECOND, prefixes};
+use crate::compile::route::Verdict;
+use crate::compile::{self, Facts};
+use crate::mirror::{Mirror, MirrorFamily};
+use crate::program::routes::{State, VRF};
+use crate::program::{Program, Tables};
+
+/// Prefixes compared at a time.
+const CHUNK: usize = 8192;
+/// How often a comparison that changes interleaved with is begun anew.
+const TRIES: u32 = 3;
+/// Differences named in an answer.
+const NAMED: usize = 100;
+/// A fence that does not come for this long ends the try.
+const PATIENCE: Nanos = 10 * SECOND;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Stage {
+    /// Waiting for the chip to hold all that the mirror knows.
+    Settle,
+    /// Dumps into the mirror of our own are under way.
+    Dump,
+    /// All that was announced meanwhile is to be in.
+    Fence { id: u64, since: Nanos },
+    /// Fresh routes against live ones.
+    Fresh { v6: bool, cursor: u64 },
+    /// Live routes against fresh ones, and against what the chip acknowledged.
+    Live { v6: bool, cursor: u64 },
+    /// The chip's own dump of that table.
+    Chip { table: usize, seen: usize },
+}
+
+/// A comparison under way.
+pub(super) struct Check {
+    stage: Stage,
+    /// Who wants to know; none for the audit.
+    pub askers: Vec<u64>,
+    audit: bool,
+    tries: u32,
+    /// State of the world when it began, to tell whether changes interleaved.
+    stamp: (u64, u64),
+    routes: [usize; 2],
+    entries: usize,
+    differences: usize,
+    named: Vec<String>,
+    /// What the audit has to look at again, and what the chip holds there.
+    wrong: Vec<(AnyKey, Option<Option<Record>>)>,
+    /// The running mirror is at odds with the kernel.
+    mirror_wrong: bool,
+}
+
+impl Check {
+    /// Whether it can go on without waiting for anybody.
+    pub fn busy(&self) -> bool {
+        matches!(self.stage, Stage::Fresh { .. } | Stage::Live { .. })
+    }
+    fn differs(&mut self, what: impl FnOnce() -> String) {
+        self.differences += 1;
+        if self.named.len() < NAMED {
+            self.named.push(what());
+        }
+    }
+}
+
+/// A verdict that can be compared between two mirrors.
+fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, p: Prefix<F>) -> bool {
+    let (x, y) = (compile::route::route(a, p), compile::route::route(b, p));
+    match (x.map(|d| d.verdict), y.map(|d| d.verdict)) {
+        (Some(Verdict::Set(m)), Some(Verdict::Set(n))) => {
+            compile::group::group(a, a.mirror.nhset(m)) == compile::group::group(b, b.mirror.nhset(n))
+        }
+        (x, y) => x == y,
+    }
+}
+
+impl Core {
+    pub(super) fn check_asked(&mut self, id: u64) {
+        self.totals.checks += 1;
+        match &mut self.check {
+            Some(c) if !c.audit && c.stage == Stage::Settle => c.askers.push(id),
+            // A comparison that began earlier says nothing of what was done since.
+            _ => {
+                let mut askers = self.check.take().map(|c| c.askers).unwrap_or_default();
+                askers.push(id);
+                self.check_begin(askers, false);
+            }
+        }
+    }
+
+    fn check_begin(&mut self, askers: Vec<u64>, audit: bool) {
+        self.drop_shadow();
+        self.chip.forget_check();
+        self.jobs.retain(|j| j.reply().is_some());
+        self.check = Some(Check {
+            stage: Stage::Settle,
+            askers,
+            audit,
+            tries: 0,
+            stamp: (0, 0),
+            routes: [0; 2],
+            entries: 0,
+            differences: 0,
+            named: Vec::new(),
+            wrong: Vec::new(),
+            mirror_wrong: false,
+        });
+        self.settle_then(Then::Check);
+    }
+
+    /// What it compared with is gone: it begins anew.
+    pub(super) fn void_check(&mut self) {
+        if let Some(c) = self.check.take() {
+            if c.audit {
+                self.drop_shadow();
+                self.chip.forget_check();
+                self.jobs.retain(|j| j.reply().is_some());
+            } else {
+                self.check_begin(c.askers, false);
+            }
+        }
+    }
+
+    pub(super) fn audit_deadline(&self) -> Option<Nanos> {
+        let audit =
+            (self.cfg.audit != 0 && self.check.is_none() && self.programming()).then(|| self.audit_at + self.cfg.audit);
+        let fence = self.check.as_ref().and_then(|c| match c.stage {
+            Stage::Fence { since, .. } => Some(since + PATIENCE),
+            _ => None,
+        });
+        audit.into_iter().chain(fence).min()
+    }
+
+    /// The chip holds all that the kernel knew: now compare.
+    pub(super) fn check_settled(&mut self) {
+        let stamp = self.stamp();
+        if let Some(c) = &mut self.check {
+            c.stage = Stage::Dump;
+            c.stamp = stamp;
+            (c.routes, c.entries, c.differences) = ([0; 2], 0, 0);
+            c.named.clear();
+            c.wrong.clear();
+            c.mirror_wrong = false;
+            self.shadow();
+        }
+    }
+
+    /// Moves with whatever makes a comparison meaningless.
+    fn stamp(&self) -> (u64, u64) {
+        (self.changes, self.program.totals.sent)
+    }
+
+    pub(super) fn check_fence_came(&mut self, id: u64) {
+        if let Some(c) = &mut self.check
+            && matches!(c.stage, Stage::Fence { id: i, .. } if i == id)
+        {
+            c.stage = Stage::Fresh { v6: false, cursor: 0 };
+        }
+    }
+
+    pub(super) fn check_work(&mut self) {
+        if self.check.is_none()
+            && self.cfg.audit != 0
+            && self.programming()
+            && self.now >= self.audit_at + self.cfg.audit
+        {
+            self.audit_at = self.now;
+            self.totals.audits += 1;
+            self.check_begin(Vec::new(), true);
+        }
+        let Some(mut c) = self.check.take() else { return };
+        let on = match c.stage {
+            Stage::Settle | Stage::Chip { .. } => true,
+            Stage::Dump if self.sync.shadowing() => true,
+            Stage::Dump => {
+                while let Some(m) = &mut self.sync.shadow
+                    && m.work(usize::MAX)
+                {}
+                let id = self.send_fence();
+                c.stage = Stage::Fence { id, since: self.now };
+                true
+            }
+            Stage::Fence { since, .. } if self.now >= since + PATIENCE => false,
+            Stage::Fence { .. } => true,
+            Stage::Fresh { v6: false, cursor } => self.compare_fresh::<V4>(&mut c, cursor),
+            Stage::Fresh { v6: true, cursor } => self.compare_fresh::<V6>(&mut c, cursor),
+            Stage::Live { v6: false, cursor } => self.compare_live::<V4>(&mut c, cursor),
+            Stage::Live { v6: true, cursor } => self.compare_live::<V6>(&mut c, cursor),
+        };
+        if on {
+            self.check = Some(c);
+        } else {
+            self.check_again(c);
+        }
+    }
+
+    /// Changes came between: once more, unless it is enough.
+    fn check_again(&mut self, mut c: Check) {
+        c.tries += 1;
+        if c.tries < TRIES {
+            c.stage = Stage::Settle;
+            self.drop_shadow();
+            self.chip.forget_check();
+            self.check = Some(c);
+            self.settle_then(Then::Check);
+        } else {
+            c.differs(|| format!("the kernel's state changed during each of {TRIES} comparisons; try again"));
+            self.check_end(c, true);
+        }
+    }
+
+    fn compare_fresh<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
+        let Some(shadow) = &self.sync.shadow else { return false };
+        let live = self.facts();
+        let fresh = Facts { mirror: shadow, ..live };
+        if cursor == 0 && F::BITS == 32 {
+            compare_small(c, &fresh, &live);
+        }
+        let (page, next) = prefixes::<F>(shadow, cursor, CHUNK);
+        for p in page {
+            if !same(&fresh, &live, p) {
+                c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
+                c.mirror_wrong = true;
+            }
+        }
+        c.stage = match next {
+            Some(cursor) => Stage::Fresh { v6: F::BITS == 128, cursor },
+            None if F::BITS == 32 => Stage::Fresh { v6: true, cursor: 0 },
+            None => Stage::Live { v6: false, cursor: 0 },
+        };
+        true
+    }
+
+    fn compare_live<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
+        let Some(shadow) = &self.sync.shadow else { return false };
+        let (page, next) = prefixes::<F>(&self.mirror, cursor, CHUNK);
+        let live = Facts {
+            mirror: &self.mirror,
+            ports: &self.ports,
+            gate: &self.gate,
+            polled: self.polled.as_deref(),
+            profile: &self.profile,
+        };
+        let fresh = Facts { mirror: shadow, ..live };
+        for p in page {
+            c.routes[usize::from(F::BITS == 128)] += 1;
+            if compile::route::route(&fresh, p).is_none() && compile::route::route(&live, p).is_some() {
+                c.differs(|| format!("route {p}: the agent has it, the kernel does not"));
+                c.mirror_wrong = true;
+            }
+            let want = self.program.verdict::<F>(&live, p);
+            let state = F::routes(&self.program).state(p);
+            if !fits(want, &state) {
+                c.differs(|| format!("route {p}: should be {want:?}, the chip was given {state:?}"));
+                c.wrong.push((F::key(RouteKey { vrf: VRF, prefix: p }), None));
+            }
+        }
+        c.stage = match next {
+            Some(cursor) => Stage::Live { v6: F::BITS == 128, cursor },
+            None if F::BITS == 32 => Stage::Live { v6: true, cursor: 0 },
+            None => {
+                if self.stamp() != c.stamp && c.differences > 0 {
+                    return false;
+                }
+                self.drop_shadow();
+                self.ask_check(TableId::ALL[0], 0);
+                Stage::Chip { table: 0, seen: 0 }
+            }
+        };
+        true
+    }
+
+    /// A page of the chip's own dump.
+    pub(super) fn check_records(&mut self, records: Vec<Record>, next: Option<u64>) {
+        let Some(mut c) = self.check.take() else { return };
+        let Stage::Chip { table, mut seen } = c.stage else {
+            self.check = Some(c);
+            return;
+        };
+        let Some(t) = TableId::ALL.get(table).copied() else { return self.check_end(c, false) };
+        seen += records.len();
+        c.entries += records.len();
+        for r in records {
+            let key = r.key();
+            if t == TableId::Port {
+                if let Record::Port(k, e) = &r
+                    && self.table_ports.get(k) != Some(e)
+                {
+                    c.differs(|| format!("{key}: the chip's record is not the one that it reported"));
+                    self.table_ports.insert(*k, e.clone());
+                }
+            } else if self.program.acked(key).as_ref() != Some(&r) {
+                c.differs(|| format!("{key}: the chip holds {r:?}, it was given {:?}", self.program.acked(key)));
+                c.wrong.push((key, Some(Some(r))));
+            }
+        }
+        if let Some(cursor) = next {
+            c.stage = Stage::Chip { table, seen };
+            self.check = Some(c);
+            return self.ask_check(t, cursor);
+        }
+        if t != TableId::Port && seen < self.program.used(t) {
+            c.differs(|| format!("table {t}: the chip holds {seen} entries of {}", self.program.used(t)));
+            // Which ones are missing only matters to the repair, which reads the chip anew.
+            c.mirror_wrong = true;
+        }
+        match TableId::ALL.get(table + 1) {
+            Some(t) => {
+                c.stage = Stage::Chip { table: table + 1, seen: 0 };
+                self.check = Some(c);
+                self.ask_check(*t, 0);
+            }
+            None if self.stamp() != c.stamp && c.differences > 0 => self.check_again(c),
+            None => self.check_end(c, false),
+        }
+    }
+
+    fn check_end(&mut self, c: Check, unsure: bool) {
+        self.drop_shadow();
+        let json = json!({
+            "equal": c.differences == 0,
+            "routes": {"inet": c.routes[0], "inet6": c.routes[1]},
+            "entries": c.entries,
+            "tries": c.tries + 1,
+            "differing": c.differences,
+            "differences": c.named,
+        });
+        for id in &c.askers {
+            self.reply_json(*id, json.clone());
+        }
+        if c.audit && c.differences > 0 && !unsure {
+            for what in c.named.iter().take(8) {
+                self.repaired(what.clone());
+            }
+            for (key, found) in c.wrong {
+                match found {
+                    Some(r) => self.program.correct(key, r),
+                    None => self.touch_key(key),
+                }
+            }
+            if c.mirror_wrong {
+                self.resync();
+                self.reread_chip();
+            }
+        }
+    }
+}
+
+/// Whether what the chip was given is what it should be, as far as there is room.
+fn fits(want: Option<Fwd>, state: &State) -> bool {
+    match (want, state) {
+        (None, State::Absent) => true,
+        (None, _) => false,
+        (Some(_), State::NoRoom | State::Guard | State::Refused(_)) => true,
+        (Some(w), State::Standing(s)) => w == *s,
+        (Some(_), State::Absent) => false,
+    }
+}
+
+/// Interfaces and neighbours of two mirrors.
+fn compare_small(c: &mut Check, fresh: &Facts<'_>, live: &Facts<'_>) {
+    let mut rifs = Vec::new();
+    for (i, (id, e)) in live.ports.iter() {
+        if compile::rif::rif(fresh, i, *id, e) != compile::rif::rif(live, i, *id, e) {
+            rifs.push(i);
+        }
+    }
+    for i in rifs {
+        c.differs(|| format!("interface {i}: the kernel's and the agent's differ"));
+        c.mirror_wrong = true;
+    }
+    compare_neighs::<V4>(c, fresh, live);
+    compare_neighs::<V6>(c, fresh, live);
+}
+
+fn compare_neighs<F: MirrorFamily>(c: &mut Check, fresh: &Facts<'_>, live: &Facts<'_>) {
+    let keys = |m: &Mirror| m.neighs::<F>().keys().copied().collect::<BTreeSet<(u32, F::Addr)>>();
+    for (i, a) in keys(fresh.mirror).union(&keys(live.mirror)) {
+        let at = |f: &Facts<'_>| f.mirror.neigh::<F>(*i, *a).and_then(|n| compile::neigh::neigh(f, *i, n).ok());
+        if at(fresh) != at(live) {
+            c.differs(|| format!("neighbour {a} on device {i}: the kernel's and the agent's differ"));
+            c.mirror_wrong = true;
+        }
+    }
+}
+
+/// What the program has of a neighbour's key, for callers that hold an address without its family.
+pub(super) fn adjacency(p: &Program, ifindex: u32, addr: std::net::IpAddr) -> bool {
+    let rif = RifId(ifindex);
+    match addr {
+        std::net::IpAddr::V4(addr) => p.neigh4.acked(NeighKey { rif, addr }).is_some(),
+        std::net::IpAddr::V6(addr) => p.neigh6.acked(NeighKey { rif, addr }).is_some(),
+    }
+}

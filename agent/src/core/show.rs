@@ -1,0 +1,517 @@
+//! Answers to operators, as JSON; names follow `ip -j` where the same thing has one there. Changes nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use hal::{Counters, Fwd, Prefix, Usage, V4, V6};
+use serde_json::{Map, Value, json};
+
+use super::check::adjacency;
+use super::{Core, prefix_name, prefixes};
+use crate::compile::group::IFF_UP;
+use crate::compile::neigh::nud;
+use crate::compile::route::{Decided, Verdict, rtn};
+use crate::compile::{self, Facts, Why};
+use crate::mirror::{Alias, Hop, NhSet, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::policy::Scope;
+use crate::program::Tables;
+use crate::program::routes::State;
+
+/// Prefixes counted at a time.
+const CHUNK: usize = 16_384;
+
+/// A count of routes by what became of them, for `status`.
+#[derive(Debug)]
+pub(super) struct Count {
+    pub id: u64,
+    v6: bool,
+    cursor: u64,
+    families: [Family; 2],
+}
+
+#[derive(Debug, Default)]
+struct Family {
+    total: u64,
+    offloaded: u64,
+    why: BTreeMap<String, u64>,
+}
+
+impl Core {
+    pub(super) fn count_begin(&mut self, id: u64) {
+        self.counts.push(Count { id, v6: false, cursor: 0, families: Default::default() });
+    }
+
+    pub(super) fn count_work(&mut self) {
+        let Some(mut c) = self.counts.pop() else { return };
+        let next = if c.v6 { count::<V6>(self, &mut c) } else { count::<V4>(self, &mut c) };
+        match next {
+            Some(cursor) => self.counts.push(Count { cursor, ..c }),
+            None if !c.v6 => self.counts.push(Count { v6: true, cursor: 0, ..c }),
+            None => {
+                let json = status(self, &c);
+                self.reply_json(c.id, json);
+            }
+        }
+    }
+}
+
+fn count<F: Tables>(core: &Core, c: &mut Count) -> Option<u64> {
+    let (page, next) = prefixes::<F>(&core.mirror, c.cursor, CHUNK);
+    let facts = core.facts();
+    let family = &mut c.families[usize::from(F::BITS == 128)];
+    for p in page {
+        let Some(d) = compile::route::route(&facts, p) else { continue };
+        family.total += 1;
+        match fate(core, &facts, p, &d) {
+            None => family.offloaded += 1,
+            Some(why) => *family.why.entry(why).or_default() += 1,
+        }
+    }
+    next
+}
+
+/// Why hardware does not carry what the prefix leads to; `None` if it does.
+fn fate<F: Tables>(core: &Core, facts: &Facts<'_>, p: Prefix<F>, d: &Decided) -> Option<String> {
+    if let Some(why) = &d.why {
+        return Some(named(core, why));
+    }
+    match F::routes(&core.program).state(p) {
+        State::Absent => {
+            return Some(core.chip.absent().unwrap_or_else(|| "is on its way to the chip".into()));
+        }
+        State::NoRoom => return Some("the chip's route table is full".into()),
+        State::Guard => return Some("a route under it found no room in the chip's route table".into()),
+        State::Refused(why) => return Some(format!("the chip refused it: {why}")),
+        State::Standing(Fwd::Trap(hal::TrapClass::NoRoom)) => {
+            return Some("the chip has no room for what it leads to".into());
+        }
+        State::Standing(_) => {}
+    }
+    if let Verdict::Set(nh) = d.verdict {
+        let spec = compile::group::group(facts, facts.mirror.nhset(nh));
+        if spec.all_trap() {
+            return Some(spec.why.map_or_else(|| "no next hop of it is usable".into(), |w| named(core, &w)));
+        }
+        if let Some(g) = core.program.ids.group_of(nh)
+            && core.program.group.acked(g).is_none_or(|e| e.members.is_empty())
+        {
+            return Some("the chip has no room for its next hops".into());
+        }
+    }
+    None
+}
+
+/// A reason with the device's name in place of its number.
+fn named(core: &Core, why: &Why) -> String {
+    match why {
+        Why::NotPort(i) => format!("leaves by {}, which is not a front-panel port", dev(core, *i)),
+        why => why.to_string(),
+    }
+}
+
+fn dev(core: &Core, ifindex: u32) -> String {
+    core.mirror.link(ifindex).map_or_else(|| format!("if{ifindex}"), |l| l.name.clone())
+}
+
+fn scope_name(core: &Core, s: Scope) -> String {
+    match s {
+        Scope::All => "all".into(),
+        Scope::V4 => "inet".into(),
+        Scope::V6 => "inet6".into(),
+        Scope::Link(i) => dev(core, i),
+        Scope::Host4(a) => a.to_string(),
+        Scope::Ingress4(i) => format!("inet in by {}", dev(core, i)),
+        Scope::Ingress6(i) => format!("inet6 in by {}", dev(core, i)),
+    }
+}
+
+fn status(core: &Core, c: &Count) -> Value {
+    let family = |f: &Family| json!({"total": f.total, "offloaded": f.offloaded, "punted": f.why});
+    let waits = core.waits_for();
+    let (absent4, guards4) = core.program.route4.starved();
+    let (absent6, guards6) = core.program.route6.starved();
+    let mut warnings = Vec::new();
+    if absent4 + absent6 > 0 {
+        warnings.push(format!(
+            "{} routes find no room in the chip; {} covering routes are punted for them",
+            absent4 + absent6,
+            guards4 + guards6
+        ));
+    }
+    if core.totals.repairs > 0 {
+        warnings.push(format!("audits had to repair {} things: each is a bug", core.totals.repairs));
+    }
+    if core.totals.refused_requests > 0 {
+        warnings.push(core.totals.last_refusal.clone());
+    }
+    warnings.extend(core.table_ports.values().filter_map(|p| Some(format!("port {}: {}", p.name, fault(p.fault?)))));
+    json!({
+        "settled": waits.is_none(),
+        "waiting": waits.into_iter().collect::<Vec<_>>(),
+        "chip": {
+            "connected": core.chip.absent().is_none(),
+            "profile": core.profile.name,
+            "boot_id": core.chip.boot_id.map(|b| format!("{b:016x}")),
+            "connects": core.chip.connects,
+            "ports": core.ports.iter().count(),
+        },
+        "netns": core.cfg.netns,
+        "ports": ports(core),
+        "punted": core.gate.findings().iter()
+            .map(|f| json!({"scope": scope_name(core, f.scope), "why": f.why}))
+            .collect::<Vec<_>>(),
+        "routes": {"inet": family(&c.families[0]), "inet6": family(&c.families[1])},
+        "counts": {
+            "links": core.mirror.links().count(),
+            "neighs": core.mirror.neighs::<V4>().len() + core.mirror.neighs::<V6>().len(),
+            "routes4": c.families[0].total,
+            "routes6": c.families[1].total,
+            "offloaded4": c.families[0].offloaded,
+            "offloaded6": c.families[1].offloaded,
+            "managed": core.fresh.held(),
+        },
+        "operations": {
+            "sent": core.program.totals.sent,
+            "acknowledged": core.program.totals.acked,
+            "refused": core.program.totals.refused,
+            "batches_in_flight": core.program.in_flight(),
+        },
+        "audits": core.totals.audits,
+        "checks": core.totals.checks,
+        "repairs": core.totals.repairs,
+        "last_repairs": core.totals.last_repairs,
+        "overruns": core.totals.overruns,
+        "resyncs": core.totals.resyncs,
+        "unwatched": core.polled.as_ref().map_or(&[][..], |p| &p.unwatched),
+        "warnings": warnings,
+    })
+}
+
+fn fault(f: hal::PortFault) -> &'static str {
+    match f {
+        hal::PortFault::HostIfDeleted => "its netdev was deleted",
+        hal::PortFault::HostIfMoved => "its netdev was moved to another network namespace",
+        hal::PortFault::WireGone => "its wire is gone",
+        hal::PortFault::WireRefused => "its wire could not be brought up",
+        hal::PortFault::WireMtu => "its wire refused the MTU of its netdev",
+    }
+}
+
+fn ports(core: &Core) -> Vec<Value> {
+    let facts = core.facts();
+    let row = |(id, e): (&hal::PortId, &hal::PortEntry)| {
+        let ours = e.netns == core.cfg.netns && e.ifindex != 0;
+        let link = ours.then(|| core.mirror.link(e.ifindex)).flatten();
+        let spec = ours.then(|| compile::rif::rif(&facts, e.ifindex, *id, e));
+        let why = |f: fn(&compile::rif::RifSpec) -> &Option<Why>| match &spec {
+            None => Some("its netdev is not in the agent's network namespace".to_owned()),
+            Some(s) => f(s).as_ref().map(|w| named(core, w)),
+        };
+        let closed = [why(|s| &s.ingress4), why(|s| &s.ingress6), why(|s| &s.egress)];
+        json!({
+            "port": id,
+            "name": e.name,
+            "ifname": link.map(|l| &l.name),
+            "ifindex": e.ifindex,
+            "address": e.mac,
+            "wire": e.wire,
+            "fault": e.fault,
+            "admin": e.admin,
+            "link": e.link,
+            "mtu": e.mtu,
+            "offload": closed.iter().all(Option::is_none),
+            "punted": {"inet": closed[0], "inet6": closed[1], "out": closed[2]},
+            "rp_filter": spec.as_ref().map(|s| s.entry.urpf),
+        })
+    };
+    core.table_ports.iter().map(row).collect()
+}
+
+/// `IFF_*` (`linux/if.h`), as `ip` names them.
+fn flag_names(flags: u32, carrier: bool) -> Vec<&'static str> {
+    let bit = |bit: u32, name| (flags & (1 << bit) != 0).then_some(name);
+    let no_carrier = (flags & IFF_UP != 0 && !carrier).then_some("NO-CARRIER");
+    [
+        no_carrier,
+        bit(3, "LOOPBACK"),
+        bit(1, "BROADCAST"),
+        bit(4, "POINTOPOINT"),
+        bit(12, "MULTICAST"),
+        bit(7, "NOARP"),
+        bit(8, "PROMISC"),
+        bit(0, "UP"),
+        bit(16, "LOWER_UP"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+/// `link show`: the kernel's devices, and what the chip makes of those that are ports.
+pub(super) fn links(core: &Core) -> Value {
+    let facts = core.facts();
+    let row = |l: &crate::mirror::Link| {
+        let up = l.flags & IFF_UP != 0;
+        let mut o = json!({
+            "ifindex": l.ifindex,
+            "ifname": l.name,
+            "flags": flag_names(l.flags, l.carrier),
+            "mtu": l.mtu,
+            "operstate": if up && l.carrier { "UP" } else { "DOWN" },
+        });
+        let Some(o) = o.as_object_mut() else { return Value::Null };
+        if let Some(mac) = l.mac {
+            o.insert("address".into(), mac.to_string().into());
+        }
+        if let Some(m) = l.master {
+            o.insert("master".into(), dev(core, m).into());
+        }
+        if let Some((id, e)) = core.ports.get(l.ifindex) {
+            let spec = compile::rif::rif(&facts, l.ifindex, *id, e);
+            let mut why: Vec<String> =
+                [&spec.egress, &spec.ingress4, &spec.ingress6].into_iter().flatten().map(|w| named(core, w)).collect();
+            why.extend(e.fault.map(|f| fault(f).to_owned()));
+            why.dedup();
+            o.insert("port".into(), e.name.clone().into());
+            o.insert("wire".into(), e.wire.clone().into());
+            o.insert("link".into(), e.link.into());
+            o.insert("ipv4".into(), spec.entry.ingress4.into());
+            o.insert("ipv6".into(), spec.entry.ingress6.into());
+            o.insert("egress".into(), spec.entry.egress.into());
+            o.insert("why".into(), why.into());
+        }
+        Value::Object(core::mem::take(o))
+    };
+    Value::Array(core.mirror.links().map(row).collect())
+}
+
+fn state_names(state: u16) -> Vec<&'static str> {
+    [
+        (nud::INCOMPLETE, "INCOMPLETE"),
+        (nud::REACHABLE, "REACHABLE"),
+        (nud::STALE, "STALE"),
+        (nud::DELAY, "DELAY"),
+        (nud::PROBE, "PROBE"),
+        (nud::FAILED, "FAILED"),
+        (nud::NOARP, "NOARP"),
+        (nud::PERMANENT, "PERMANENT"),
+    ]
+    .into_iter()
+    .filter_map(|(bit, name)| (state & bit != 0).then_some(name))
+    .collect()
+}
+
+/// `neigh show`.
+pub(super) fn neighs(core: &Core) -> Value {
+    let facts = core.facts();
+    let row = |i: u32, addr: IpAddr, n: &crate::mirror::Neigh| {
+        let why = match compile::neigh::neigh(&facts, i, n) {
+            Err(why) => Some(named(core, &why)),
+            Ok(_) if adjacency(&core.program, i, addr) => None,
+            Ok(_) => Some(core.chip.absent().unwrap_or_else(|| "the chip has no room for it, or refused it".into())),
+        };
+        json!({
+            "dst": addr,
+            "dev": dev(core, i),
+            "lladdr": n.mac,
+            "state": state_names(n.state),
+            "managed": n.flags_ext & 1 != 0,
+            "offload": why.is_none(),
+            "why": why,
+        })
+    };
+    let v4 = core.mirror.neighs::<V4>().iter().map(|((i, a), n)| row(*i, (*a).into(), n));
+    let v6 = core.mirror.neighs::<V6>().iter().map(|((i, a), n)| row(*i, (*a).into(), n));
+    Value::Array(v4.chain(v6).collect())
+}
+
+/// Set in a cursor of [`routes`] that stands in IPv6.
+const IN_V6: u64 = 1 << 63;
+
+/// A page of `route show`.
+pub(super) fn routes(core: &Core, cursor: u64, max: usize) -> (Value, Option<u64>) {
+    let mut rows = Vec::new();
+    let next = if cursor & IN_V6 == 0 {
+        let next = page::<V4>(core, cursor, max, &mut rows);
+        Some(next.unwrap_or(IN_V6))
+    } else {
+        page::<V6>(core, cursor & !IN_V6, max, &mut rows).map(|n| n | IN_V6)
+    };
+    (Value::Array(rows), next)
+}
+
+fn page<F: Tables>(core: &Core, cursor: u64, max: usize, rows: &mut Vec<Value>) -> Option<u64> {
+    let facts = core.facts();
+    let (page, next) = prefixes::<F>(&core.mirror, cursor, max.max(1));
+    for p in page {
+        let Some(d) = compile::route::route(&facts, p) else { continue };
+        let why = fate(core, &facts, p, &d);
+        let mut first = true;
+        for table in [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT] {
+            for a in preferred(&core.mirror.aliases::<F>(table, p)) {
+                let why = if core::mem::take(&mut first) {
+                    why.clone()
+                } else {
+                    Some("another route of this prefix is preferred".into())
+                };
+                rows.push(route(core, F::BITS == 32, prefix_name(p), table, &a, why));
+            }
+        }
+    }
+    next
+}
+
+/// Lowest metric first; within a metric the kernel's order.
+fn preferred(aliases: &[Alias]) -> Vec<Alias> {
+    let mut v = aliases.to_vec();
+    v.sort_by_key(|a| a.metric);
+    v
+}
+
+fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<String>) -> Value {
+    let mut o = Map::new();
+    o.insert("dst".into(), dst.into());
+    if a.kind != rtn::UNICAST {
+        o.insert("type".into(), type_name(a.kind).into());
+    }
+    match core.mirror.nhset(a.nh) {
+        NhSet::Object(id) => drop(o.insert("nhid".into(), (*id).into())),
+        NhSet::Inline(hops) => match &hops[..] {
+            [] => {}
+            [h] => hop(core, v4, h, &mut o),
+            hops => {
+                let each = |h: &Hop| {
+                    let mut o = Map::new();
+                    hop(core, v4, h, &mut o);
+                    o.insert("weight".into(), h.weight.into());
+                    Value::Object(o)
+                };
+                o.insert("nexthops".into(), hops.iter().map(each).collect::<Vec<_>>().into());
+            }
+        },
+    }
+    match table {
+        TABLE_LOCAL => drop(o.insert("table".into(), "local".into())),
+        TABLE_DEFAULT => drop(o.insert("table".into(), "default".into())),
+        _ => {}
+    }
+    o.insert("protocol".into(), protocol_name(a.proto).into());
+    match a.scope {
+        253 => drop(o.insert("scope".into(), "link".into())),
+        254 => drop(o.insert("scope".into(), "host".into())),
+        _ => {}
+    }
+    if a.metric != 0 {
+        o.insert("metric".into(), a.metric.into());
+    }
+    if a.tos != 0 {
+        o.insert("tos".into(), format!("{:#04x}", a.tos).into());
+    }
+    o.insert("offload".into(), why.is_none().into());
+    if let Some(why) = why {
+        o.insert("why".into(), why.into());
+    }
+    Value::Object(o)
+}
+
+fn hop(core: &Core, v4: bool, h: &Hop, o: &mut Map<String, Value>) {
+    match h.via {
+        Some(gw @ IpAddr::V6(_)) if v4 => {
+            o.insert("via".into(), json!({"family": "inet6", "host": gw}));
+        }
+        Some(gw) => drop(o.insert("gateway".into(), gw.to_string().into())),
+        None => {}
+    }
+    if h.ifindex != 0 {
+        o.insert("dev".into(), dev(core, h.ifindex).into());
+    }
+    let flags: Vec<&str> =
+        [(h.onlink, "onlink"), (h.dead, "dead")].iter().filter_map(|(on, n)| on.then_some(*n)).collect();
+    if !flags.is_empty() {
+        o.insert("flags".into(), flags.into());
+    }
+}
+
+/// `rtm_type`, as `ip` names it.
+fn type_name(kind: u8) -> String {
+    let names = [
+        "none",
+        "unicast",
+        "local",
+        "broadcast",
+        "anycast",
+        "multicast",
+        "blackhole",
+        "unreachable",
+        "prohibit",
+        "throw",
+        "nat",
+    ];
+    names.get(usize::from(kind)).map_or_else(|| kind.to_string(), |s| (*s).to_owned())
+}
+
+/// `rtm_protocol`, as `ip` names it (`/etc/iproute2/rt_protos`).
+fn protocol_name(proto: u8) -> String {
+    match proto {
+        0 => "none",
+        1 => "redirect",
+        2 => "kernel",
+        3 => "boot",
+        4 => "static",
+        8 => "gated",
+        9 => "ra",
+        10 => "mrt",
+        11 => "zebra",
+        12 => "bird",
+        13 => "dnrouted",
+        14 => "xorp",
+        15 => "ntk",
+        16 => "dhcp",
+        18 => "keepalived",
+        42 => "babel",
+        186 => "bgp",
+        187 => "isis",
+        188 => "ospf",
+        189 => "rip",
+        192 => "eigrp",
+        other => return other.to_string(),
+    }
+    .into()
+}
+
+/// `counters`.
+pub(super) fn counters(core: &Core, c: &Counters) -> Value {
+    let port = |(id, p): &(hal::PortId, hal::PortCounters)| {
+        let mut o = serde_json::to_value(p).unwrap_or(Value::Null);
+        if let Some(o) = o.as_object_mut() {
+            o.insert("port".into(), json!(id));
+            o.insert("name".into(), core.table_ports.get(id).map(|e| e.name.clone()).into());
+        }
+        o
+    };
+    let traps: Vec<Value> = c
+        .traps
+        .iter()
+        .map(|(class, n)| {
+            let dropped = c.trap_drops.iter().find(|(d, _)| d == class).map_or_else(Default::default, |(_, n)| *n);
+            json!({"class": class.name(), "frames": n.frames, "bytes": n.bytes, "dropped": dropped})
+        })
+        .collect();
+    let drops: Vec<Value> =
+        c.drops.iter().map(|(r, n)| json!({"reason": r.name(), "frames": n.frames, "bytes": n.bytes})).collect();
+    json!({"ports": c.ports.iter().map(port).collect::<Vec<_>>(), "traps": traps, "drops": drops})
+}
+
+/// `resources`.
+pub(super) fn resources(core: &Core, usage: &[Usage]) -> Value {
+    let row = |u: &Usage| {
+        let capacity = (u.capacity != u32::MAX).then_some(u.capacity);
+        let starved = match u.table {
+            hal::TableId::Route4 => core.program.route4.starved().0,
+            hal::TableId::Route6 => core.program.route6.starved().0,
+            _ => 0,
+        };
+        json!({"table": u.table.name(), "used": u.used, "capacity": capacity, "no_room": starved})
+    };
+    Value::Array(usage.iter().map(row).collect())
+}

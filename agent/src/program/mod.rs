@@ -1,0 +1,596 @@
+//! Brings the chip to where `compile` says: what each table is known to hold, what is under way, in which order things go.
+//!
+//! Never a second copy of what should be: a key that was touched is compiled again and compared with what the chip
+//! acknowledged. Sets go in ascending rank, removes in descending, and a member goes only when the chip has acknowledged that
+//! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
+
+pub mod arena;
+pub mod ids;
+pub mod routes;
+pub mod small;
+
+use std::collections::{BTreeSet, VecDeque};
+
+use hal::bus::{BATCH, WINDOW};
+use hal::{
+    AnyKey, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason,
+    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, table,
+};
+
+use crate::compile::group::GroupSpec;
+use crate::compile::route::Verdict;
+use crate::compile::{self, Facts};
+use crate::mirror::MirrorFamily;
+use ids::Ids;
+use routes::{RouteFamily, Routes, Sent, VRF};
+use small::Small;
+
+/// Prefixes compiled in one pass at most.
+pub const CHUNK: usize = 2 * BATCH;
+
+/// What is under way, in the form in which the answer needs it.
+#[derive(Clone, Copy, Debug)]
+enum Flight {
+    Key(AnyKey),
+    Route4(Sent<V4>),
+    Route6(Sent<V6>),
+}
+
+/// Totals for `status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Totals {
+    /// Operations sent.
+    pub sent: u64,
+    /// Operations acknowledged.
+    pub acked: u64,
+    /// Operations refused.
+    pub refused: u64,
+}
+
+/// The chip as it is known.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// Table `switch`.
+    pub switch: Small<table::Switch>,
+    /// Table `rif`.
+    pub rif: Small<table::Rif>,
+    /// Table `neigh4`.
+    pub neigh4: Small<table::Neigh4>,
+    /// Table `neigh6`.
+    pub neigh6: Small<table::Neigh6>,
+    /// Table `nexthop`.
+    pub nexthop: Small<table::NextHop>,
+    /// Table `group`.
+    pub group: Small<table::Group>,
+    /// Table `route4`.
+    pub route4: Routes<V4>,
+    /// Table `route6`.
+    pub route6: Routes<V6>,
+    /// Names.
+    pub ids: Ids,
+    /// Totals.
+    pub totals: Totals,
+    queue: VecDeque<(Op, Flight)>,
+    window: VecDeque<(u64, Vec<Flight>)>,
+    next_batch: u64,
+    /// Groups that are traps because a next hop found no room.
+    starved_groups: BTreeSet<GroupId>,
+    /// Something that routes refer to has come, gone or failed: every route is to be compiled again.
+    pub recompile_routes: bool,
+}
+
+/// The family's route table in a program.
+pub trait Tables: RouteFamily + MirrorFamily {
+    /// It.
+    fn routes(p: &Program) -> &Routes<Self>;
+    /// It, to change.
+    fn routes_mut(p: &mut Program) -> (&mut Routes<Self>, &mut Ids);
+}
+
+impl Tables for V4 {
+    fn routes(p: &Program) -> &Routes<V4> {
+        &p.route4
+    }
+    fn routes_mut(p: &mut Program) -> (&mut Routes<V4>, &mut Ids) {
+        (&mut p.route4, &mut p.ids)
+    }
+}
+
+impl Tables for V6 {
+    fn routes(p: &Program) -> &Routes<V6> {
+        &p.route6
+    }
+    fn routes_mut(p: &mut Program) -> (&mut Routes<V6>, &mut Ids) {
+        (&mut p.route6, &mut p.ids)
+    }
+}
+
+/// An interface that is closed both ways: the form that no chip refuses.
+fn closed(e: &RifEntry) -> Option<RifEntry> {
+    Some(RifEntry { ingress4: false, ingress6: false, egress: false, ..e.clone() })
+}
+
+/// The group with its next hops named. A member on an interface that found no room is a trap.
+fn named(spec: &GroupSpec, ids: &mut Ids, rif: &Small<table::Rif>) -> GroupEntry {
+    let mut member = |(e, weight): &(NextHopEntry, u16)| {
+        let nexthop = match e {
+            NextHopEntry::Ip(r, _) | NextHopEntry::Connected(r) if rif.unplaced(*r) => {
+                ids.nexthop(&NextHopEntry::Trap(TrapClass::NoRoom))
+            }
+            e => ids.nexthop(e),
+        };
+        Member { nexthop, weight: *weight }
+    };
+    GroupEntry { members: spec.members.iter().map(&mut member).collect() }
+}
+
+/// The verdict of a prefix in the chip's terms, as it should be if there is room for it.
+fn verdict<F: MirrorFamily>(
+    f: &Facts<'_>,
+    p: Prefix<F>,
+    ids: &mut Ids,
+    rif: &Small<table::Rif>,
+    group: &Small<table::Group>,
+) -> Option<Fwd> {
+    Some(match compile::route::route(f, p)?.verdict {
+        Verdict::Trap(c) => Fwd::Trap(c),
+        Verdict::Drop(r) => Fwd::Drop(r),
+        // An interface that found no room is not there; its port traps everything, and so must what leads there.
+        Verdict::Connected(r) if rif.unplaced(r) => Fwd::Trap(TrapClass::NoRoom),
+        Verdict::Connected(r) => Fwd::Connected(r),
+        Verdict::Set(nh) => {
+            let g = ids.group(nh, |ids| named(&compile::group::group(f, f.mirror.nhset(nh)), ids, rif));
+            if group.unplaced(g) { Fwd::Trap(TrapClass::NoRoom) } else { Fwd::Group(g) }
+        }
+    })
+}
+
+impl Program {
+    /// Forget the chip: its tables are about to be read anew.
+    pub fn reset(&mut self) {
+        let (totals, next_batch) = (self.totals, self.next_batch);
+        *self = Program { totals, next_batch, ..Program::default() };
+    }
+
+    /// Take over a record that the chip holds. Tables must come in ascending rank, but routes before groups count: call
+    /// [`Program::loaded`] when all have come.
+    pub fn load(&mut self, r: Record) {
+        match r {
+            Record::Port(..) => {}
+            Record::Switch(k, e) => self.switch.load(k, e),
+            Record::Rif(k, e) => self.rif.load(k, e),
+            Record::Neigh4(k, e) => self.neigh4.load(k, e),
+            Record::Neigh6(k, e) => self.neigh6.load(k, e),
+            Record::NextHop(k, e) => {
+                self.ids.load_nexthop(k, &e);
+                self.nexthop.load(k, e);
+            }
+            Record::Group(k, e) => {
+                self.ids.load_group(k, &e);
+                self.group.load(k, e);
+            }
+            Record::Route4(k, fwd) if k.vrf == VRF => self.route4.load(k.prefix, fwd, &mut self.ids),
+            Record::Route6(k, fwd) if k.vrf == VRF => self.route6.load(k.prefix, fwd, &mut self.ids),
+            Record::Route4(k, _) => self.queue.push_back((Op::Remove(k.into()), Flight::Key(k.into()))),
+            Record::Route6(k, _) => self.queue.push_back((Op::Remove(k.into()), Flight::Key(k.into()))),
+        }
+    }
+
+    /// All of the chip has been read: compare everything.
+    pub fn touch_all(&mut self) {
+        self.switch.touch(Global);
+        self.rif.touch_all();
+        self.neigh4.touch_all();
+        self.neigh6.touch_all();
+        self.nexthop.touch_all();
+        self.group.touch_all();
+        self.ids.touch_groups();
+        self.route4.touch_all();
+        self.route6.touch_all();
+    }
+
+    /// An audit found that the chip holds this, or nothing, whatever was acknowledged.
+    pub fn correct(&mut self, key: AnyKey, found: Option<Record>) {
+        match (key, found) {
+            (AnyKey::Switch(k), Some(Record::Switch(_, e))) => self.switch.correct(k, Some(e)),
+            (AnyKey::Switch(k), _) => self.switch.correct(k, None),
+            (AnyKey::Rif(k), Some(Record::Rif(_, e))) => self.rif.correct(k, Some(e)),
+            (AnyKey::Rif(k), _) => self.rif.correct(k, None),
+            (AnyKey::Neigh4(k), Some(Record::Neigh4(_, e))) => self.neigh4.correct(k, Some(e)),
+            (AnyKey::Neigh4(k), _) => self.neigh4.correct(k, None),
+            (AnyKey::Neigh6(k), Some(Record::Neigh6(_, e))) => self.neigh6.correct(k, Some(e)),
+            (AnyKey::Neigh6(k), _) => self.neigh6.correct(k, None),
+            (AnyKey::NextHop(k), Some(Record::NextHop(_, e))) => self.nexthop.correct(k, Some(e)),
+            (AnyKey::NextHop(k), _) => self.nexthop.correct(k, None),
+            (AnyKey::Group(k), found) => {
+                if let Some(old) = self.group.acked(k).cloned() {
+                    self.ids.release_members(&old);
+                }
+                let e = match found {
+                    Some(Record::Group(_, e)) => Some(e),
+                    _ => None,
+                };
+                if let Some(e) = &e {
+                    self.ids.hold_members(e);
+                }
+                self.group.correct(k, e);
+            }
+            (AnyKey::Route4(k), Some(Record::Route4(_, e))) => self.route4.correct(k.prefix, Some(e), &mut self.ids),
+            (AnyKey::Route4(k), _) => self.route4.correct(k.prefix, None, &mut self.ids),
+            (AnyKey::Route6(k), Some(Record::Route6(_, e))) => self.route6.correct(k.prefix, Some(e), &mut self.ids),
+            (AnyKey::Route6(k), _) => self.route6.correct(k.prefix, None, &mut self.ids),
+            (AnyKey::Port(_), _) => {}
+        }
+    }
+
+    /// Whether there is something to compile or to send, and room in the window for it.
+    pub fn ready(&self) -> bool {
+        self.window.len() < WINDOW && (!self.queue.is_empty() || !self.clean())
+    }
+
+    fn clean(&self) -> bool {
+        self.switch.clean()
+            && self.rif.clean()
+            && self.neigh4.clean()
+            && self.neigh6.clean()
+            && self.nexthop.clean()
+            && self.group.clean()
+            && self.ids.touched_groups.is_empty()
+            && self.ids.touched_nexthops.is_empty()
+            && self.route4.clean()
+            && self.route6.clean()
+    }
+
+    /// Whether more prefixes can be taken on: the rest is better off where each is held once, however often it changes.
+    pub fn wants_prefixes(&self) -> bool {
+        self.queue.is_empty() && self.window.len() < WINDOW && self.route4.backlog() + self.route6.backlog() < CHUNK
+    }
+
+    /// Whether the chip holds what it should, as far as it can.
+    pub fn settled(&self) -> bool {
+        self.queue.is_empty()
+            && self.window.is_empty()
+            && self.clean()
+            && !self.recompile_routes
+            && self.switch.idle()
+            && self.rif.idle()
+            && self.neigh4.idle()
+            && self.neigh6.idle()
+            && self.nexthop.idle()
+            && self.group.idle()
+            && self.route4.idle()
+            && self.route6.idle()
+    }
+
+    /// When a retry is due.
+    pub fn deadline(&self) -> Option<Nanos> {
+        [
+            self.switch.deadline(),
+            self.rif.deadline(),
+            self.neigh4.deadline(),
+            self.neigh6.deadline(),
+            self.nexthop.deadline(),
+            self.group.deadline(),
+            self.route4.deadline(),
+            self.route6.deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Batches under way.
+    pub fn in_flight(&self) -> usize {
+        self.window.len()
+    }
+
+    /// Compile a chunk of what was touched, and send as much as the window takes.
+    pub fn pump(&mut self, now: Nanos, f: &Facts<'_>, out: &mut VecDeque<crate::input::Output>) {
+        if self.queue.is_empty() && self.window.len() < WINDOW {
+            self.plan(now, f);
+        }
+        while self.window.len() < WINDOW && !self.queue.is_empty() {
+            let n = self.queue.len().min(BATCH);
+            let (ops, flights): (Vec<Op>, Vec<Flight>) = self.queue.drain(..n).unzip();
+            self.totals.sent += n as u64;
+            self.next_batch += 1;
+            self.window.push_back((self.next_batch, flights));
+            out.push_back(crate::input::Output::Chip(ToChip::Batch { id: self.next_batch, ops }));
+        }
+    }
+
+    fn plan(&mut self, now: Nanos, f: &Facts<'_>) {
+        let (mut sets4, mut removes4, mut sets6, mut removes6) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (rif, group) = (&self.rif, &self.group);
+        let budget = CHUNK;
+        self.route4.plan(
+            now,
+            budget,
+            &mut self.ids,
+            |p, ids| verdict(f, p, ids, rif, group),
+            &mut sets4,
+            &mut removes4,
+        );
+        let budget = budget.saturating_sub(sets4.len()).max(CHUNK / 4);
+        self.route6.plan(
+            now,
+            budget,
+            &mut self.ids,
+            |p, ids| verdict(f, p, ids, rif, group),
+            &mut sets6,
+            &mut removes6,
+        );
+        let mut sets = [const { Vec::new() }; 6];
+        let mut removes = [const { Vec::new() }; 6];
+        self.plan_small(now, f, &mut sets, &mut removes);
+        let queue = &mut self.queue;
+        let mut key = |op: Op| {
+            let k = op.key();
+            queue.push_back((op, Flight::Key(k)));
+        };
+        sets.into_iter().flatten().for_each(&mut key);
+        queue_routes(&mut self.queue, sets4, Flight::Route4);
+        queue_routes(&mut self.queue, sets6, Flight::Route6);
+        queue_routes(&mut self.queue, removes4, Flight::Route4);
+        queue_routes(&mut self.queue, removes6, Flight::Route6);
+        for op in removes.into_iter().rev().flatten() {
+            let k = op.key();
+            self.queue.push_back((op, Flight::Key(k)));
+        }
+    }
+
+    fn plan_small(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut [Vec<Op>; 6], removes: &mut [Vec<Op>; 6]) {
+        // Groups first, though they go last: they name next hops.
+        let groups = core::mem::take(&mut self.ids.touched_groups);
+        for g in &groups {
+            self.group.touch(*g);
+        }
+        let (ids, nexthop, starved) = (&mut self.ids, &self.nexthop, &mut self.starved_groups);
+        let rif = &self.rif;
+        self.group.plan(
+            now,
+            true,
+            |g, acked| {
+                starved.remove(&g);
+                if !ids.used(g) {
+                    return None;
+                }
+                let Some(nh) = ids.set_of(g) else { return acked.cloned() };
+                let e = named(&compile::group::group(f, f.mirror.nhset(nh)), ids, rif);
+                if e.members.iter().any(|m| nexthop.unplaced(m.nexthop)) {
+                    starved.insert(g);
+                    return Some(GroupEntry::default());
+                }
+                Some(e)
+            },
+            |_| Some(GroupEntry::default()),
+            &mut sets[5],
+            &mut removes[5],
+        );
+        for op in &sets[5] {
+            if let Op::Set(Record::Group(_, e)) = op {
+                self.ids.hold_members(e);
+            }
+        }
+        for op in &removes[5] {
+            if let Op::Remove(AnyKey::Group(g)) = op {
+                self.ids.retire_group(*g);
+            }
+        }
+        for g in groups {
+            if !self.ids.used(g) && !self.group.known(g) {
+                self.ids.drop_group(g);
+            }
+        }
+        let nexthops = core::mem::take(&mut self.ids.touched_nexthops);
+        for n in &nexthops {
+            self.nexthop.touch(*n);
+        }
+        let (ids, rif) = (&self.ids, &self.rif);
+        self.nexthop.plan(
+            now,
+            true,
+            |n, _| ids.nexthop_entry(n).cloned(),
+            |_| Some(NextHopEntry::Trap(TrapClass::NoRoom)),
+            &mut sets[4],
+            &mut removes[4],
+        );
+        for n in nexthops {
+            if self.ids.nexthop_entry(n).is_none() && !self.nexthop.known(n) {
+                self.ids.drop_nexthop(n);
+            }
+        }
+        let here = |r: RifId| f.ports.has(r.0) && !rif.unplaced(r);
+        self.neigh4.plan(
+            now,
+            false,
+            |k: NeighKey<V4>, _| here(k.rif).then(|| neigh::<V4>(f, k)).flatten(),
+            |_| None,
+            &mut sets[2],
+            &mut removes[2],
+        );
+        self.neigh6.plan(
+            now,
+            false,
+            |k: NeighKey<V6>, _| here(k.rif).then(|| neigh::<V6>(f, k)).flatten(),
+            |_| None,
+            &mut sets[3],
+            &mut removes[3],
+        );
+        self.rif.plan(
+            now,
+            false,
+            |r, _| f.ports.get(r.0).map(|(id, e)| compile::rif::rif(f, r.0, *id, e).entry),
+            closed,
+            &mut sets[1],
+            &mut removes[1],
+        );
+        self.switch.plan(now, false, |_, _| Some(compile::switch::switch(f)), |_| None, &mut sets[0], &mut removes[0]);
+    }
+
+    /// The chip answered a batch. `false`: it was none of ours, or out of order.
+    pub fn done(&mut self, now: Nanos, id: u64, rejected: Vec<Rejected>) -> bool {
+        if self.window.front().is_none_or(|(front, _)| *front != id) {
+            return false;
+        }
+        let Some((_, flights)) = self.window.pop_front() else { return false };
+        let mut rejected = rejected.into_iter().peekable();
+        for (i, flight) in flights.into_iter().enumerate() {
+            let why = rejected.next_if(|r| r.op as usize == i).map(|r| r.why);
+            match &why {
+                None => self.totals.acked += 1,
+                Some(why) => {
+                    self.totals.refused += 1;
+                    if let Reason::MissingRef(key) = why {
+                        self.missing(*key);
+                    }
+                }
+            }
+            match flight {
+                Flight::Route4(s) => self.route4.done(now, s, why, &mut self.ids),
+                Flight::Route6(s) => self.route6.done(now, s, why, &mut self.ids),
+                Flight::Key(k) => self.done_key(now, k, why),
+            }
+        }
+        true
+    }
+
+    /// The chip says that it has no such entry: if it acknowledged one, it lost it.
+    fn missing(&mut self, key: AnyKey) {
+        let thought = match key {
+            AnyKey::Rif(k) => self.rif.acked(k).is_some(),
+            AnyKey::NextHop(k) => self.nexthop.acked(k).is_some(),
+            AnyKey::Group(k) => self.group.acked(k).is_some(),
+            _ => false,
+        };
+        if thought {
+            tracing::warn!(%key, "the chip lost an entry that it had acknowledged; it is set again");
+            self.correct(key, None);
+        }
+    }
+
+    fn done_key(&mut self, now: Nanos, key: AnyKey, why: Option<Reason>) {
+        let removed = why.is_none();
+        match key {
+            AnyKey::Port(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => {}
+            AnyKey::Switch(k) => {
+                self.switch.done(now, k, why);
+            }
+            AnyKey::Rif(k) => {
+                if self.rif.done(now, k, why).changed {
+                    self.recompile_routes = true;
+                    self.neigh4.touch_all();
+                    self.neigh6.touch_all();
+                }
+                if removed && self.rif.acked(k).is_none() {
+                    self.rif.room();
+                }
+            }
+            AnyKey::Neigh4(k) => {
+                self.neigh4.done(now, k, why);
+                if removed && self.neigh4.acked(k).is_none() {
+                    self.neigh4.room();
+                }
+            }
+            AnyKey::Neigh6(k) => {
+                self.neigh6.done(now, k, why);
+                if removed && self.neigh6.acked(k).is_none() {
+                    self.neigh6.room();
+                }
+            }
+            AnyKey::NextHop(k) => self.done_nexthop(now, k, why),
+            AnyKey::Group(k) => self.done_group(now, k, why),
+        }
+    }
+
+    fn done_nexthop(&mut self, now: Nanos, k: NextHopId, why: Option<Reason>) {
+        let out = self.nexthop.done(now, k, why);
+        if self.nexthop.unplaced(k) {
+            // Groups that name it are to become traps, and give it up.
+            self.ids.touch_groups();
+        }
+        if out.replaced.is_some() && self.nexthop.acked(k).is_none() {
+            self.ids.touched_nexthops.insert(k);
+            self.ids.touched_nexthops.extend(self.nexthop.room());
+            self.ids.touched_groups.append(&mut self.starved_groups);
+        }
+    }
+
+    fn done_group(&mut self, now: Nanos, k: GroupId, why: Option<Reason>) {
+        let stood = self.group.acked(k).is_some();
+        let out = self.group.done(now, k, why);
+        if let Some(e) = &out.replaced {
+            self.ids.release_members(e);
+        }
+        if let Some(e) = &out.refused {
+            self.ids.release_members(e);
+        }
+        if self.group.unplaced(k) {
+            self.recompile_routes = true;
+        }
+        if stood && self.group.acked(k).is_none() {
+            self.ids.touched_groups.insert(k);
+            if self.group.starved() {
+                self.ids.touched_groups.extend(self.group.room());
+                self.recompile_routes = true;
+            }
+        }
+    }
+}
+
+fn queue_routes<F: RouteFamily>(
+    queue: &mut VecDeque<(Op, Flight)>,
+    sent: Vec<Sent<F>>,
+    flight: impl Fn(Sent<F>) -> Flight,
+) {
+    for s in sent {
+        let key = RouteKey { vrf: VRF, prefix: s.prefix };
+        let op = match s.to.fwd() {
+            Some(fwd) => Op::Set(F::record(key, fwd)),
+            None => Op::Remove(F::key(key)),
+        };
+        queue.push_back((op, flight(s)));
+    }
+}
+
+fn neigh<F: MirrorFamily>(f: &Facts<'_>, k: NeighKey<F>) -> Option<hal::NeighEntry> {
+    let n = f.mirror.neigh::<F>(k.rif.0, k.addr)?;
+    compile::neigh::neigh(f, k.rif.0, n).ok()
+}
+
+impl Program {
+    /// How many entries of a table the chip acknowledged.
+    pub fn used(&self, t: TableId) -> usize {
+        match t {
+            TableId::Port => 0,
+            TableId::Switch => self.switch.len(),
+            TableId::Rif => self.rif.len(),
+            TableId::Neigh4 => self.neigh4.len(),
+            TableId::Neigh6 => self.neigh6.len(),
+            TableId::NextHop => self.nexthop.len(),
+            TableId::Group => self.group.len(),
+            TableId::Route4 => self.route4.len(),
+            TableId::Route6 => self.route6.len(),
+        }
+    }
+
+    /// The record that the chip acknowledged under a key.
+    pub fn acked(&self, key: AnyKey) -> Option<Record> {
+        Some(match key {
+            AnyKey::Port(_) => return None,
+            AnyKey::Switch(k) => Record::Switch(k, self.switch.acked(k)?.clone()),
+            AnyKey::Rif(k) => Record::Rif(k, self.rif.acked(k)?.clone()),
+            AnyKey::Neigh4(k) => Record::Neigh4(k, self.neigh4.acked(k)?.clone()),
+            AnyKey::Neigh6(k) => Record::Neigh6(k, self.neigh6.acked(k)?.clone()),
+            AnyKey::NextHop(k) => Record::NextHop(k, self.nexthop.acked(k)?.clone()),
+            AnyKey::Group(k) => Record::Group(k, self.group.acked(k)?.clone()),
+            AnyKey::Route4(k) => Record::Route4(k, self.route4.acked(k.prefix)?),
+            AnyKey::Route6(k) => Record::Route6(k, self.route6.acked(k.prefix)?),
+        })
+    }
+
+    /// The verdict that the prefix should have if there is room for it.
+    pub fn verdict<F: MirrorFamily>(&mut self, f: &Facts<'_>, p: Prefix<F>) -> Option<Fwd> {
+        verdict(f, p, &mut self.ids, &self.rif, &self.group)
+    }
+}

@@ -1,0 +1,513 @@
+//! One route table: what the chip acknowledged, what is under way, and right-or-punt where the table is full.
+//!
+//! A route that found no room adds one to the *guard* of the nearest shorter prefix that the chip holds, and a guarded
+//! prefix is programmed as a trap: so nothing that belongs to the missing route is forwarded by a shorter one. Where the
+//! chip holds no shorter prefix the lookup misses, which traps as well. Knows nothing of kernels: `want` says what a
+//! prefix should be.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClass, V4, V6, VrfId};
+
+use super::arena::{Arena, Packed};
+use super::ids::Ids;
+use super::small::{Failure, back_off};
+
+/// A family that has a route table.
+pub trait RouteFamily: Family {
+    /// The record of one route.
+    fn record(key: RouteKey<Self>, fwd: Fwd) -> Record;
+    /// Its key.
+    fn key(key: RouteKey<Self>) -> AnyKey;
+}
+
+impl RouteFamily for V4 {
+    fn record(key: RouteKey<V4>, fwd: Fwd) -> Record {
+        Record::Route4(key, fwd)
+    }
+    fn key(key: RouteKey<V4>) -> AnyKey {
+        AnyKey::Route4(key)
+    }
+}
+
+impl RouteFamily for V6 {
+    fn record(key: RouteKey<V6>, fwd: Fwd) -> Record {
+        Record::Route6(key, fwd)
+    }
+    fn key(key: RouteKey<V6>) -> AnyKey {
+        AnyKey::Route6(key)
+    }
+}
+
+/// The only virtual router there is now.
+pub const VRF: VrfId = VrfId(0);
+
+/// What is under way on one route.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<F: Family> {
+    /// Which.
+    pub prefix: Prefix<F>,
+    /// To what; nothing for a remove.
+    pub to: Packed,
+}
+
+/// What the chip makes of a prefix.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum State {
+    /// Neither there nor missed.
+    Absent,
+    /// Found no room.
+    NoRoom,
+    /// A trap, since a longer prefix found no room.
+    Guard,
+    /// The chip refused the verdict: a trap instead, or nothing.
+    Refused(Reason),
+    /// As acknowledged.
+    Standing(Fwd),
+}
+
+/// One route table.
+#[derive(Debug)]
+pub struct Routes<F: Family> {
+    arena: Arena<F>,
+    /// How many routes the chip holds of each length.
+    lens: Vec<u32>,
+    dirty: VecDeque<Prefix<F>>,
+    /// To be looked at again when anything is answered.
+    parked: Vec<Prefix<F>>,
+    /// Routes that found no room, and the prefix that guards each.
+    absent: BTreeMap<Prefix<F>, Option<Prefix<F>>>,
+    guards: BTreeMap<Prefix<F>, u32>,
+    failed: BTreeMap<Prefix<F>, Failure<Packed>>,
+    retries: BTreeMap<Nanos, Vec<Prefix<F>>>,
+    /// The chip said that the table is full: new prefixes are not even tried until something is removed.
+    full: bool,
+    /// How many were removed since.
+    room: u32,
+    /// The last of `absent` that was given a try.
+    tried: Option<Prefix<F>>,
+    pending: usize,
+    /// Where the walk over the arena stands, if one is under way.
+    walk: Option<usize>,
+}
+
+impl<F: Family> Default for Routes<F> {
+    fn default() -> Self {
+        Routes {
+            arena: Arena::default(),
+            lens: vec![0; usize::from(F::BITS) + 1],
+            dirty: VecDeque::new(),
+            parked: Vec::new(),
+            absent: BTreeMap::new(),
+            guards: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            retries: BTreeMap::new(),
+            full: false,
+            room: 0,
+            tried: None,
+            pending: 0,
+            walk: None,
+        }
+    }
+}
+
+const NO_ROOM: Packed = Packed::trap(TrapClass::NoRoom);
+const REFUSED: Packed = Packed::trap(TrapClass::Punt);
+
+impl<F: RouteFamily> Routes<F> {
+    /// Look at that prefix again.
+    pub fn touch(&mut self, p: Prefix<F>) {
+        self.dirty.push_back(p);
+    }
+    /// Look at everything that the chip holds again, in chunks.
+    pub fn touch_all(&mut self) {
+        self.walk = Some(0);
+    }
+    /// How many wait to be looked at.
+    pub fn backlog(&self) -> usize {
+        self.dirty.len()
+    }
+    /// Whether nothing is left to look at.
+    pub fn clean(&self) -> bool {
+        self.dirty.is_empty() && self.walk.is_none() && (self.room == 0 || self.absent.is_empty())
+    }
+    /// Whether nothing is under way, nor a retry expected to help.
+    pub fn idle(&self) -> bool {
+        self.pending == 0
+            && self.parked.is_empty()
+            && self.failed.values().all(|f| f.retry.is_none() || (f.tries > 5 && f.why != Reason::Busy))
+    }
+    /// When the next retry is due.
+    pub fn deadline(&self) -> Option<Nanos> {
+        self.retries.keys().next().copied()
+    }
+    /// How many the chip holds.
+    pub fn len(&self) -> usize {
+        self.lens.iter().map(|n| *n as usize).sum()
+    }
+    /// Whether the chip holds none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+    /// How many found no room, and how many prefixes are traps because of them.
+    pub fn starved(&self) -> (usize, usize) {
+        (self.absent.len(), self.guards.len())
+    }
+    /// What the chip refused for another reason than room.
+    pub fn refused(&self) -> impl Iterator<Item = (Prefix<F>, &Reason)> {
+        self.failed.iter().map(|(p, f)| (*p, &f.why))
+    }
+    /// What the chip acknowledged.
+    pub fn acked(&self, p: Prefix<F>) -> Option<Fwd> {
+        self.arena.get(p).and_then(|s| s.acked.fwd())
+    }
+    /// What the chip makes of the prefix.
+    pub fn state(&self, p: Prefix<F>) -> State {
+        if self.absent.contains_key(&p) {
+            return State::NoRoom;
+        }
+        if let Some(f) = self.failed.get(&p) {
+            return State::Refused(f.why.clone());
+        }
+        match self.acked(p) {
+            Some(Fwd::Trap(TrapClass::NoRoom)) if self.guards.contains_key(&p) => State::Guard,
+            Some(f) => State::Standing(f),
+            None => State::Absent,
+        }
+    }
+    /// A page of what the chip acknowledged, in arena order.
+    pub fn page(&self, from: usize, max: usize) -> (impl Iterator<Item = (Prefix<F>, Fwd)> + '_, Option<usize>) {
+        let (it, next) = self.arena.walk(from, max);
+        (it.filter_map(|s| Some((s.key, s.acked.fwd()?))), next)
+    }
+    /// Take over what the chip says it holds.
+    pub fn load(&mut self, p: Prefix<F>, fwd: Fwd, ids: &mut Ids) {
+        let i = self.arena.entry(p);
+        let s = self.arena.slot(i);
+        let new = Packed::from(fwd);
+        let old = core::mem::replace(&mut s.acked, new);
+        ids.hold(new.group());
+        ids.release(old.group());
+        if !old.is_some() {
+            self.lens[usize::from(p.len())] += 1;
+        }
+    }
+    /// The chip, as an audit saw, holds `fwd` at that prefix, whatever was acknowledged.
+    pub fn correct(&mut self, p: Prefix<F>, fwd: Option<Fwd>, ids: &mut Ids) {
+        let busy = self.arena.get(p).is_some_and(|s| s.busy);
+        if !busy {
+            match fwd {
+                Some(f) => self.load(p, f, ids),
+                None => {
+                    if let Some(s) = self.arena.get(p) {
+                        let old = s.acked;
+                        self.arena.remove(p);
+                        self.gone(p, old, ids);
+                        self.move_guards(p);
+                    }
+                }
+            }
+        }
+        self.touch(p);
+    }
+
+    fn gone(&mut self, p: Prefix<F>, old: Packed, ids: &mut Ids) {
+        if old.is_some() {
+            self.lens[usize::from(p.len())] -= 1;
+            ids.release(old.group());
+        }
+    }
+
+    /// The longest shorter prefix that the chip holds and that is not being removed.
+    fn cover(&self, p: Prefix<F>) -> Option<Prefix<F>> {
+        (0..p.len()).rev().filter(|l| self.lens[usize::from(*l)] > 0).find_map(|l| {
+            let c = p.shortened(l);
+            self.arena.get(c).is_some_and(|s| s.acked.is_some() && !s.leaving).then_some(c)
+        })
+    }
+
+    fn below(&self, p: Prefix<F>) -> impl Iterator<Item = (Prefix<F>, Option<Prefix<F>>)> + '_ {
+        let last = Prefix::host(p.last());
+        self.absent.range(p..=last).filter(move |(a, _)| **a != p).map(|(a, g)| (*a, *g))
+    }
+
+    fn guard(&mut self, by: Option<Prefix<F>>) {
+        if let Some(c) = by {
+            let n = self.guards.entry(c).or_default();
+            *n += 1;
+            if *n == 1 {
+                self.dirty.push_front(c);
+            }
+        }
+    }
+
+    fn unguard(&mut self, by: Option<Prefix<F>>) {
+        if let Some(c) = by
+            && let Some(n) = self.guards.get_mut(&c)
+        {
+            *n -= 1;
+            if *n == 0 {
+                self.guards.remove(&c);
+                self.dirty.push_back(c);
+            }
+        }
+    }
+
+    fn starve(&mut self, p: Prefix<F>) {
+        self.failed.remove(&p);
+        if !self.absent.contains_key(&p) {
+            let c = self.cover(p);
+            self.absent.insert(p, c);
+            self.guard(c);
+        }
+    }
+
+    fn unstarve(&mut self, p: Prefix<F>) -> bool {
+        let was = self.absent.remove(&p);
+        if let Some(c) = was {
+            self.unguard(c);
+        }
+        was.is_some()
+    }
+
+    /// The chip holds `p` now: it guards what a shorter prefix guarded.
+    fn take_guards(&mut self, p: Prefix<F>) {
+        if self.absent.is_empty() {
+            return;
+        }
+        let moved: Vec<_> = self.below(p).filter(|(_, g)| g.is_none_or(|g| g.len() < p.len())).collect();
+        for (a, old) in moved {
+            self.absent.insert(a, Some(p));
+            self.guard(Some(p));
+            self.unguard(old);
+        }
+    }
+
+    /// `p` is about to go: the next shorter prefix guards what it guarded.
+    fn move_guards(&mut self, p: Prefix<F>) {
+        if self.guards.remove(&p).is_some() {
+            let c = self.cover(p);
+            let moved: Vec<_> = self.below(p).filter(|(_, g)| *g == Some(p)).map(|(a, _)| a).collect();
+            for a in moved {
+                self.absent.insert(a, c);
+                self.guard(c);
+            }
+        }
+    }
+
+    /// Compare up to `budget` prefixes with `want` and append what has to be done.
+    pub fn plan(
+        &mut self,
+        now: Nanos,
+        mut budget: usize,
+        ids: &mut Ids,
+        mut want: impl FnMut(Prefix<F>, &mut Ids) -> Option<Fwd>,
+        sets: &mut Vec<Sent<F>>,
+        removes: &mut Vec<Sent<F>>,
+    ) {
+        while let Some((at, keys)) = self.retries.pop_first() {
+            if at > now {
+                self.retries.insert(at, keys);
+                break;
+            }
+            self.dirty.extend(keys);
+        }
+        while budget > 0 {
+            let Some(p) = self.dirty.pop_front() else { break };
+            budget -= 1;
+            self.look(now, p, false, ids, &mut want, sets, removes);
+        }
+        while budget > 0 && self.room > 0 {
+            use core::ops::Bound::{Excluded, Unbounded};
+            let from = self.tried.map_or(Unbounded, Excluded);
+            let Some(p) = self.absent.range((from, Unbounded)).next().map(|(p, _)| *p) else {
+                // Round the corner once; what is left of the room is offered again from the start.
+                if self.tried.take().is_none() {
+                    self.room = 0;
+                }
+                continue;
+            };
+            self.tried = Some(p);
+            self.room -= 1;
+            budget -= 1;
+            self.look(now, p, true, ids, &mut want, sets, removes);
+        }
+        if let Some(from) = self.walk
+            && budget > 0
+            && self.dirty.is_empty()
+        {
+            let (it, next) = self.arena.walk(from, budget);
+            let keys: Vec<_> = it.map(|s| s.key).collect();
+            self.walk = next;
+            for p in keys {
+                self.look(now, p, false, ids, &mut want, sets, removes);
+            }
+        }
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn look(
+        &mut self,
+        now: Nanos,
+        p: Prefix<F>,
+        attempt: bool,
+        ids: &mut Ids,
+        want: &mut impl FnMut(Prefix<F>, &mut Ids) -> Option<Fwd>,
+        sets: &mut Vec<Sent<F>>,
+        removes: &mut Vec<Sent<F>>,
+    ) {
+        let found = self.arena.find(p);
+        let acked = match found {
+            Some(i) => {
+                let s = self.arena.slot(i);
+                if s.busy {
+                    s.again = true;
+                    return;
+                }
+                s.acked
+            }
+            None => Packed::NONE,
+        };
+        let mut w = Packed::from(want(p, ids));
+        if let Some(f) = self.failed.get(&p) {
+            if f.rejected != w {
+                self.failed.remove(&p);
+            } else if f.retry.is_none_or(|at| at > now) {
+                if f.why == Reason::Busy {
+                    return;
+                }
+                w = REFUSED;
+            }
+        }
+        if !w.is_some() {
+            self.unstarve(p);
+            if !acked.is_some() {
+                return;
+            }
+            if self.guards.contains_key(&p) {
+                let c = self.cover(p);
+                if let Some(c) = c
+                    && self.arena.get(c).is_some_and(|s| s.busy)
+                {
+                    self.parked.push(p);
+                    return;
+                }
+                self.move_guards(p);
+                // The new guard has to be a trap before the old one goes; sets go before removes.
+                if let Some(c) = c {
+                    self.look(now, c, false, ids, want, sets, removes);
+                }
+            }
+            if let Some(i) = found {
+                let s = self.arena.slot(i);
+                s.busy = true;
+                s.leaving = true;
+                self.pending += 1;
+                removes.push(Sent { prefix: p, to: Packed::NONE });
+            }
+            return;
+        }
+        if !acked.is_some() && self.full && !attempt {
+            self.starve(p);
+            return;
+        }
+        let guarded = self.guards.contains_key(&p) || (!acked.is_some() && self.below(p).next().is_some());
+        if guarded && !w.is_trap() {
+            w = NO_ROOM;
+        }
+        if acked == w {
+            return;
+        }
+        ids.hold(w.group());
+        let i = self.arena.entry(p);
+        self.arena.slot(i).busy = true;
+        self.pending += 1;
+        sets.push(Sent { prefix: p, to: w });
+    }
+
+    /// The chip answered an operation.
+    pub fn done(&mut self, now: Nanos, sent: Sent<F>, refused: Option<Reason>, ids: &mut Ids) {
+        let p = sent.prefix;
+        let Some(i) = self.arena.find(p) else { return };
+        self.dirty.extend(self.parked.drain(..));
+        let s = self.arena.slot(i);
+        if !s.busy {
+            return;
+        }
+        self.pending -= 1;
+        s.busy = false;
+        s.leaving = false;
+        if core::mem::take(&mut s.again) {
+            self.dirty.push_back(p);
+        }
+        let old = s.acked;
+        match refused {
+            None if sent.to.is_some() => {
+                s.acked = sent.to;
+                ids.release(old.group());
+                if self.failed.get(&p).is_some_and(|f| f.rejected == sent.to) {
+                    self.failed.remove(&p);
+                }
+                if !old.is_some() {
+                    self.lens[usize::from(p.len())] += 1;
+                    if self.unstarve(p) {
+                        // There was room: perhaps for more. The chip says when it is enough.
+                        self.room += 2;
+                    }
+                    self.take_guards(p);
+                }
+            }
+            None => {
+                self.arena.remove(p);
+                self.gone(p, old, ids);
+                if self.absent.is_empty() {
+                    self.full = false;
+                } else {
+                    self.room += 1;
+                }
+                // What found no room while the remove was under way saw no guard here; nothing is left to move.
+            }
+            Some(why) => {
+                ids.release(sent.to.group());
+                if !old.is_some() {
+                    self.arena.remove(p);
+                }
+                match why {
+                    Reason::TableFull { .. } if !old.is_some() => {
+                        self.full = true;
+                        self.room = 0;
+                        self.starve(p);
+                    }
+                    why => self.refuse(now, sent, why),
+                }
+            }
+        }
+    }
+
+    fn refuse(&mut self, now: Nanos, sent: Sent<F>, why: Reason) {
+        let p = sent.prefix;
+        let tries = self.failed.get(&p).filter(|f| f.rejected == sent.to).map_or(0, |f| f.tries) + 1;
+        let retry = match why {
+            Reason::Busy | Reason::MissingRef(_) => Some(now + back_off(tries)),
+            // Law (b): a trap or a remove is never refused; law (a): an overwrite always has room.
+            _ if !sent.to.is_some() || sent.to.is_trap() => Some(now + back_off(9)),
+            _ => None,
+        };
+        if let Some(at) = retry {
+            self.retries.entry(at).or_default().push(p);
+        }
+        self.failed.insert(p, Failure { rejected: sent.to, why, tries, retry });
+        self.dirty.push_back(p);
+    }
+}
+
+impl Packed {
+    /// A trap.
+    pub const fn trap(class: TrapClass) -> Packed {
+        Packed::raw(3, class as u32)
+    }
+}
+
+#[cfg(test)]
+#[path = "routes_test.rs"]
+mod tests;
