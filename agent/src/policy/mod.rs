@@ -6,7 +6,7 @@
 //!
 //! What is known and cannot be seen from user space, and so is not watched: an ipvlan, macsec or passthru macvlan
 //! stacked on a port and moved to another network namespace; `nf_conntrack.enable_hooks=1` on the kernel's command
-//! line; SELinux's labelled networking.
+//! line; SELinux's labelled networking; address translation of ILA.
 
 pub mod bpf;
 pub mod exception;
@@ -127,5 +127,52 @@ impl Finding {
     /// A finding.
     pub fn new(scope: Scope, why: impl Into<String>) -> Finding {
         Finding { scope, why: why.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nl::Message;
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        /// Whatever the kernel, or a bug, may answer: findings, never a panic.
+        #[test]
+        fn garbage_is_judged(kind in 0u16..64, head in 0usize..200, tail: Vec<u8>, text: String) {
+            let mut body = vec![0; head];
+            body.extend(tail);
+            let m = |kind| vec![Message { kind, body: body.clone() }];
+            let ports = [PortRef { ifindex: 0, name: text.clone() }];
+            let nft = nft::Ruleset { chains: m(kind), flowtables: m(kind), rules: m(kind), sets: m(kind), objects: m(kind) };
+            nft::judge(&nft, &ports);
+            for kind in [kind, 16, 24, 36, 44, xfrm::NEWPOLICY, 0x24, 0x28] {
+                link::judge(&m(kind), &ports);
+                exception::judge(&m(kind));
+                tc::judge(&m(kind), &ports);
+                tc::may_filter(&m(kind), &ports);
+                xfrm::judge(&m(kind));
+                xfrm::judge_default(&m(kind));
+                xfrm::count(&m(kind));
+            }
+            xtables::judge(&text, true);
+            xtables::judge_ipvs(&text);
+            let sysctls = sysctl::port_paths(&text).map(|(_, path)| (path, text.clone())).collect();
+            let polled = Polled { ports: ports.to_vec(), sysctls, ..Polled::default() };
+            gate(Some(&polled), &ports);
+        }
+
+        /// An answer that says nothing that can be read says at least that.
+        #[test]
+        fn a_truncated_answer_closes(cut in 1usize..16) {
+            let m = |kind| vec![Message { kind, body: vec![0; cut] }];
+            let ports = [PortRef { ifindex: 5, name: "swp1".into() }];
+            prop_assert!(!link::judge(&m(16), &ports).is_empty());
+            prop_assert!(!tc::judge(&m(36), &ports).is_empty());
+            prop_assert!(!xfrm::judge(&m(xfrm::NEWPOLICY)).is_empty());
+            prop_assert!(!exception::judge(&m(24)).is_empty());
+            let chains = nft::Ruleset { chains: m(0xa03), ..nft::Ruleset::default() };
+            prop_assert!(!nft::judge(&chains, &ports).is_empty());
+        }
     }
 }
