@@ -95,6 +95,7 @@ impl Ports {
         for p in &specs {
             all.check(p).map_err(|e| format!("port {}: {e}", p.name))?;
         }
+        all.leave(&specs)?;
         let mut fronts = Vec::new();
         for (i, spec) in specs.into_iter().enumerate() {
             let name = spec.name.clone();
@@ -141,6 +142,22 @@ impl Ports {
         Ok(())
     }
 
+    /// Let go of what an earlier configuration had: a wire that no port has any more goes back to where it came from.
+    fn leave(&mut self, specs: &[PortSpec]) -> Result<(), String> {
+        for k in self.state.all().to_vec() {
+            if !specs.iter().any(|s| s.name == k.name) {
+                warn!("port {} is no longer configured; what it has is kept until --release", k.name);
+                continue;
+            }
+            let Some(old) = &k.wire else { continue };
+            if !specs.iter().any(|s| matches!(&s.wire, WireSpec::Packet { ifname, .. } if ifname == old)) {
+                let back = give_back(&mut self.chip, old, k.from.as_deref());
+                info!("port {}: {}", k.name, back.map_err(|e| format!("port {}: {e}", k.name))?);
+            }
+        }
+        Ok(())
+    }
+
     fn add(&mut self, id: PortId, spec: PortSpec) -> Result<worker::Port, String> {
         let mut wire: Box<dyn Wire> = Box::new(NoWire);
         let mut wire_link = None;
@@ -150,8 +167,11 @@ impl Ports {
             wire_link = Some(link);
         }
         let (tap, moved) = self.tap(&spec, wire_link.as_ref())?;
-        let front =
-            worker::Port { wire, tap: tap.as_ref().map(Tap::try_clone).transpose().map_err(|e| e.to_string())? };
+        let front = worker::Port {
+            name: spec.name.clone(),
+            wire,
+            tap: tap.as_ref().map(Tap::try_clone).transpose().map_err(|e| e.to_string())?,
+        };
         let entry = PortEntry {
             name: spec.name.clone(),
             ifindex: 0,
@@ -452,7 +472,10 @@ impl Port {
                 Some(PortFault::HostIfMoved) => {
                     warn!("port {name}: its netdev was moved to another namespace; it is down until that is back");
                 }
-                Some(PortFault::WireGone) => warn!("port {name}: its wire {} is gone; it is down", entry.wire),
+                Some(PortFault::WireGone) => warn!(
+                    "port {name}: its wire {} is gone; it is down until the chip is restarted with it",
+                    entry.wire
+                ),
                 Some(PortFault::WireRefused) => warn!("port {name}: its wire {} does not come up", entry.wire),
                 Some(PortFault::WireMtu) => {
                     warn!("port {name}: its wire {} stays at mtu {}: longer frames are dropped", entry.wire, entry.mtu);

@@ -39,6 +39,8 @@ pub enum Command {
 
 /// A port as a worker has it.
 pub struct Port {
+    /// For messages.
+    pub name: String,
     /// The driver's end.
     pub wire: Box<dyn Wire>,
     /// The netdev's end; `None` if there is none.
@@ -83,8 +85,10 @@ impl Drop for Handle {
 pub fn start(ports: Vec<Port>, pipeline: Pipeline, policers: Policers, frame: u32) -> io::Result<Handle> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
     let (commands, inbox) = channel();
-    let ports: Vec<_> =
-        ports.into_iter().map(|p| Front { wire: p.wire, tap: p.tap, link: false, deliver: true }).collect();
+    let ports: Vec<_> = ports
+        .into_iter()
+        .map(|p| Front { name: p.name, wire: p.wire, tap: p.tap, link: false, deliver: true, warned: false })
+        .collect();
     let w = Worker {
         back: Back { ports, pipeline, policers, start: Instant::now(), host: Pool::new() },
         inbox,
@@ -96,10 +100,13 @@ pub fn start(ports: Vec<Port>, pipeline: Pipeline, policers: Policers, frame: u3
 }
 
 struct Front {
+    name: String,
     wire: Box<dyn Wire>,
     tap: Option<Tap>,
     link: bool,
     deliver: bool,
+    /// Whether it was said that some super-frames can't be cut.
+    warned: bool,
 }
 
 struct Worker {
@@ -172,7 +179,16 @@ impl Worker {
     fn take_wire(&mut self, port: PortId, rx: &mut Pool, taps: &mut [libc::pollfd]) {
         let back = &mut self.back;
         rx.clear();
-        let got = back.ports[port.0 as usize].wire.recv(rx);
+        let front = &mut back.ports[port.0 as usize];
+        let got = front.wire.recv(rx);
+        if got.bad.frames > 0 && !front.warned {
+            front.warned = true;
+            tracing::warn!(
+                "port {}: the far end of its wire sends super-frames that can't be cut (of a tunnel, or SCTP); they are \
+                 dropped as wire-rx: turn their segmentation off there (ethtool -K DEVICE tx-udp_tnl-segmentation off)",
+                front.name
+            );
+        }
         let c = back.pipeline.counters();
         (0..got.gso).for_each(|_| c.gso(port));
         (0..got.csum).for_each(|_| c.csum(port));

@@ -23,8 +23,8 @@ const AUXDATA: usize = 20;
 const CONTROL: usize = 64;
 /// Frames given to the kernel at once.
 const SEND: usize = 64;
-/// Bytes asked for as receive buffer.
-const RCVBUF: i32 = 8 << 20;
+/// Bytes asked for as buffer, each way.
+const BUFFER: i32 = 8 << 20;
 
 /// See the module.
 #[derive(Debug)]
@@ -61,6 +61,11 @@ fn bind(fd: &OwnedFd, ifindex: u32, protocol: i32) -> io::Result<()> {
     if r < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// By force as root of the machine; else what `rmem_max` or `wmem_max` gives.
+fn buffer(fd: &OwnedFd, force: i32, ask: i32) -> io::Result<()> {
+    set(fd, libc::SOL_SOCKET, force, &BUFFER).or_else(|_| set(fd, libc::SOL_SOCKET, ask, &BUFFER))
+}
+
 impl PacketWire {
     /// On the device of that ifindex in the calling thread's namespace; promiscuous as long as it is open.
     ///
@@ -71,10 +76,7 @@ impl PacketWire {
         set(&rx, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
         set(&rx, libc::SOL_PACKET, PACKET_AUXDATA, &1)?;
         set(&rx, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
-        // As root of the machine; else what rmem_max gives.
-        if set(&rx, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, &RCVBUF).is_err() {
-            set(&rx, libc::SOL_SOCKET, libc::SO_RCVBUF, &RCVBUF)?;
-        }
+        buffer(&rx, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
         bind(&rx, ifindex, libc::ETH_P_ALL)?;
         let promisc = libc::packet_mreq {
             mr_ifindex: ifindex as i32,
@@ -84,6 +86,7 @@ impl PacketWire {
         };
         set(&rx, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &promisc)?;
         let tx = socket()?;
+        buffer(&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)?;
         bind(&tx, ifindex, 0)?;
         // A chip has no queueing discipline; where the device wants its own, it keeps it.
         let _ = set(&tx, libc::SOL_PACKET, PACKET_QDISC_BYPASS, &1);

@@ -116,6 +116,58 @@ pub fn udp_segments() {
     }
 }
 
+pub fn needs_vxlan() -> Result<(), String> {
+    let made = crate::world::run("ip", &["link", "add", "vx-try", "type", "vxlan", "id", "1", "dstport", "4789"]);
+    crate::world::run("ip", &["link", "del", "vx-try"]);
+    if made.status.success() { Ok(()) } else { Err("this kernel makes no vxlan devices".into()) }
+}
+
+pub fn tunnels() {
+    let mut w = World::new("tunnel", 2);
+    w.start();
+    w.address();
+    w.until_reaches(1, "10.0.2.2");
+    for (i, other) in [(1, 2), (2, 1)] {
+        let h = w.host(i);
+        ip(&format!("-n {h} link add vx type vxlan id 1 dstport 4789 local 10.0.{i}.2 remote 10.0.{other}.2"));
+        ip(&format!("-n {h} addr add 172.16.0.{i}/24 dev vx"));
+        ip(&format!("-n {h} link set vx up"));
+    }
+    w.until_reaches(1, "172.16.0.2");
+    // AF_PACKET can't say how a tunnel's super-frame is to be cut: it is dropped and counted, never sent on as it is.
+    let out = w.in_host(1, || std::net::TcpListener::bind("172.16.0.1:5001").unwrap());
+    let mut inp = w.in_host(2, || std::net::TcpStream::connect("172.16.0.1:5001").unwrap());
+    let (mut out, _) = out.accept().unwrap();
+    out.set_nonblocking(true).unwrap();
+    inp.set_nonblocking(true).unwrap();
+    until("the super-frames in the counters", || {
+        let _ = std::io::Write::write(&mut out, &[0; 65_536]);
+        let _ = std::io::Read::read(&mut inp, &mut [0; 65_536]);
+        (drops(&w.agent().counters(), DropReason::WireRx) > 0).then_some(())
+    });
+    assert!(w.log().contains("super-frames that can't be cut"), "{}", w.log());
+    // With the remedy that the log names, it works.
+    let ethtool = crate::world::run(
+        "ip",
+        &[
+            "netns",
+            "exec",
+            &w.host(1),
+            "ethtool",
+            "-K",
+            "eth0",
+            "tx-udp_tnl-segmentation",
+            "off",
+            "tx-udp_tnl-csum-segmentation",
+            "off",
+        ],
+    );
+    if ethtool.status.success() {
+        let ns = |i| NetNs::open(&w.host(i)).unwrap();
+        transfer(&ns(1), &ns(2), "172.16.0.2", 2 << 20);
+    }
+}
+
 /// An experimental Ethernet type (IEEE 802, 0x88b5) behind these tags.
 fn tagged(tags: &[[u8; 4]]) -> Vec<u8> {
     let mut f = vec![0xff; 6];
@@ -203,15 +255,14 @@ pub fn policer() {
     let f = tagged(&[]);
     let begin = Instant::now();
     (0..100).for_each(|_| assert!(send(&mut hand, &f)));
-    let c = until("all frames in the counters", || {
+    let (through, lost, c) = until("all frames in the counters", || {
         let c = w.agent().counters();
-        (c.ports[0].1.rx.frames >= 100).then_some(c)
+        let lost = c.trap_drops.iter().find(|t| t.0 == TrapClass::NoRif).unwrap().1.frames;
+        let through = traps(&c, TrapClass::NoRif);
+        (through + lost >= 100).then_some((through, lost, c))
     });
-    let (through, lost) = (traps(&c, TrapClass::NoRif), drops(&c, DropReason::Policer));
-    assert_eq!(through + lost, c.ports[0].1.rx.frames, "{c:?}");
     assert!(through <= 5 + begin.elapsed().as_secs() + 1, "{through} got through a policer of 1/s with a burst of 5");
-    assert!(lost >= 90, "{c:?}");
-    assert_eq!(c.trap_drops.iter().find(|t| t.0 == TrapClass::NoRif).unwrap().1.frames, lost);
+    assert_eq!(drops(&c, DropReason::Policer), lost, "{c:?}");
 }
 
 pub fn sizes() {

@@ -239,6 +239,36 @@ pub fn release() {
     assert_eq!(w.agent().ports.len(), 2);
 }
 
+pub fn other_wires() {
+    let mut w = World::new("owire", 2);
+    w.start();
+    w.kill();
+    // The ports change wires; then one has another wire, and the old one goes back.
+    fn swap(a: &mut [String]) {
+        a[0] = "--port=swp1=packet:owirew2@owire-sw".into();
+        a[1] = "--port=swp2=packet:owirew1@owire-sw".into();
+    }
+    let before = w.tap("swp1").unwrap().index;
+    w.edit = Some(|a| swap(a));
+    w.start();
+    assert_eq!(w.agent().port(0).ifindex, before);
+    assert!(w.agent().port(0).wire.contains("owirew2"));
+    w.kill();
+    w.edit = Some(|a| a[0] = "--port=swp1=none".into());
+    w.start();
+    let mut a = w.agent();
+    assert_eq!((a.port(0).wire.as_str(), a.port(0).fault, a.port(0).ifindex), ("none", None, before));
+    let back = w.in_sw(|| Netlink::open().unwrap().link_by_name("owirew1").unwrap());
+    assert!(back.is_some(), "{}", w.log());
+    ip(&format!("-n {} link set swp1 up", w.sw()));
+    let e = a.until_port(0, |e| e.admin);
+    assert!(!e.link);
+    w.kill();
+    w.edit = Some(|a| drop(a.remove(0)));
+    w.start();
+    assert!(w.log().contains("port swp1 is no longer configured"), "{}", w.log());
+}
+
 pub fn agents() {
     let mut w = World::new("agent", 1);
     w.start();

@@ -47,6 +47,8 @@ pub fn ip(args: &str) -> String {
 pub struct World {
     pub tag: String,
     pub ports: usize,
+    /// Changes the command line.
+    pub edit: Option<fn(&mut Vec<String>)>,
     chip: Option<Child>,
     log: PathBuf,
 }
@@ -54,7 +56,7 @@ pub struct World {
 impl World {
     /// Namespaces and wires, no chip yet: host `i` has `eth0`, whose peer `TAGwI` waits in the switch namespace.
     pub fn new(tag: &str, ports: usize) -> World {
-        let w = World { tag: tag.into(), ports, chip: None, log: format!("/run/{tag}.log").into() };
+        let w = World { tag: tag.into(), ports, edit: None, chip: None, log: format!("/run/{tag}.log").into() };
         ip(&format!("netns add {}", w.sw()));
         let off = |ns: &str| {
             NetNs::open(ns)
@@ -124,6 +126,9 @@ impl World {
         a.push(format!("--listen=unix:{}", self.socket()));
         a.push(format!("--netns={}", self.asic()));
         a.push(format!("--host-netns={}", self.sw()));
+        if let Some(edit) = &self.edit {
+            edit(&mut a);
+        }
         a
     }
 
