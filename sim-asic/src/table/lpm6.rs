@@ -232,13 +232,24 @@ impl Writer6 {
         for b in 0..CELLS {
             if o.starts[b / 64] >> (b % 64) & 1 == 1 {
                 if cell_at(&t.slab, node, run) != o.cells[b] {
-                    let (at, shift) = (node + HEAD + run / 2, 32 * (run & 1));
-                    let pair = t.slab.get(at) & !(0xffff_ffff << shift) | u64::from(o.cells[b]) << shift;
-                    t.slab.set(at, pair);
+                    Self::patch_run(t, cell, run, o.cells[b]);
                 }
                 run += 1;
             }
         }
+    }
+
+    /// A slot's cell; with its run if no other slot shares it, so that it can be changed in place.
+    fn single(t: &Lpm6, cell: u32, s: usize) -> (u32, Option<usize>) {
+        let node = (cell & !NODE) as usize;
+        let starts = |s: usize| s == CELLS || t.slab.get(node + s / 64) >> (s % 64) & 1 == 1;
+        let run = t.run(node, s);
+        (cell_at(&t.slab, node, run), (starts(s) && starts(s + 1)).then_some(run))
+    }
+
+    fn patch_run(t: &Lpm6, cell: u32, run: usize, v: u32) {
+        let (at, shift) = ((cell & !NODE) as usize + HEAD + run / 2, 32 * (run & 1));
+        t.slab.set(at, t.slab.get(at) & !(0xffff_ffff << shift) | u64::from(v) << shift);
     }
 
     /// Replace leaves in the node `cell` and all below it. They are the same prefix's throughout, so no run changes.
@@ -260,8 +271,19 @@ impl Writer6 {
     /// The cell that is to stand where `cell` stands, with the prefix set. Only what is returned leads to fresh nodes, or a
     /// cell that was changed in place.
     fn put(&mut self, t: &Lpm6, cell: u32, base: u8, addr: u128, leaf: Leaf, e: &Epochs) -> Result<u32, Full> {
-        let mut o = Open::of(t, cell);
         let len = leaf.len();
+        if len > base + 8
+            && cell & NODE != 0
+            && let (child, Some(run)) = Self::single(t, cell, slot(base, addr))
+        {
+            // Nothing but that cell can change here.
+            let new = self.put(t, child, base + 8, addr, leaf, e)?;
+            if new != child {
+                Self::patch_run(t, cell, run, new);
+            }
+            return Ok(cell);
+        }
+        let mut o = Open::of(t, cell);
         let takes = |l: Leaf| l.len() <= len;
         let mut deeper = Vec::new();
         if len <= base + 8 {
@@ -304,6 +326,20 @@ impl Writer6 {
         if cell & NODE == 0 {
             return cell;
         }
+        if len > base + 8
+            && let (child, Some(run)) = Self::single(t, cell, slot(base, addr))
+            && child & NODE != 0
+        {
+            let new = self.cut(t, child, base + 8, addr, (len, cover), e);
+            if new != child {
+                Self::patch_run(t, cell, run, new);
+            }
+            if new & NODE != 0 {
+                return cell;
+            }
+            // A child is gone; perhaps this node is of no more use, either. There is nothing left to cut below.
+            return self.tidy(t, cell, Open::of(t, cell), base, e);
+        }
         let mut o = Open::of(t, cell);
         let takes = |l: Leaf| l.len() == len && l != Leaf::NONE;
         if len <= base + 8 {
@@ -319,6 +355,11 @@ impl Writer6 {
             let s = slot(base, addr);
             o.cells[s] = self.cut(t, o.cells[s], base + 8, addr, (len, cover), e);
         }
+        self.tidy(t, cell, o, base, e)
+    }
+
+    /// Write a node's changed cells: no node if they are all one, a smaller one if they fit, else in place. Never fails.
+    fn tidy(&mut self, t: &Lpm6, cell: u32, o: Open, base: u8, e: &Epochs) -> u32 {
         let starts = o.borders(base);
         if starts == [1, 0, 0, 0] && o.cells[0] & NODE == 0 {
             self.stale.push(cell & !NODE);

@@ -1,0 +1,291 @@
+//! The pipeline in memory and the rate at which its tables are programmed, on one core: `cargo bench -p virga-sim-asic`.
+//!
+//! No harness: each figure is a median over short rounds, and the whole takes under a minute. Frames are 64 bytes and freshly
+//! written, as a driver leaves them; filling them again is not timed.
+//! `cargo bench -p virga-sim-asic -- ipv6` runs that family alone.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use hal::*;
+use sim_asic::{Packet, Pipeline, SimChip, Verdict};
+
+const PORTS: u32 = 4;
+const GROUPS: u32 = 256;
+/// Frames in flight: as many as a driver's ring holds.
+const POOL: usize = 2048;
+const BATCH: usize = 64;
+
+struct Rng(u64);
+
+impl Rng {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+    fn below(&mut self, n: u64) -> u64 {
+        ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
+    }
+}
+
+fn chip() -> SimChip {
+    let profile = Profile {
+        name: "bench".into(),
+        rifs: 64,
+        neigh4: 4096,
+        neigh6: 4096,
+        nexthops: 4096,
+        groups: 4096,
+        group_members: 64,
+        routes4: 1 << 21,
+        routes6: 1 << 19,
+        vrfs: 1,
+        frame: 9234,
+    };
+    let mut c = SimChip::with_seed(profile, PORTS as usize, 1);
+    for n in 0..PORTS {
+        let mac = Mac([2, 0, 0, 0, 0, n as u8]);
+        let entry = PortEntry {
+            name: format!("swp{n}"),
+            ifindex: n + 1,
+            netns: 1,
+            mac,
+            mtu: 1500,
+            admin: true,
+            link: true,
+            wire: "none".into(),
+            fault: None,
+        };
+        c.set_port(PortId(n), entry);
+        let rif = RifEntry {
+            kind: RifKind::Port(PortId(n)),
+            vrf: VrfId(0),
+            mac,
+            mtu4: 1500,
+            mtu6: 1500,
+            ingress4: true,
+            ingress6: true,
+            egress: true,
+            urpf: Urpf::Off,
+        };
+        set(&mut c, Record::Rif(RifId(n), rif));
+    }
+    for g in 0..GROUPS {
+        let rif = RifId(1 + g % (PORTS - 1));
+        let addr = Ipv4Addr::from_bits(0x0a00_0000 + g);
+        set(&mut c, Record::Neigh4(NeighKey { rif, addr }, NeighEntry { mac: Mac([2, 1, 0, 0, 0, g as u8]) }));
+        set(&mut c, Record::NextHop(NextHopId(g), NextHopEntry::Ip(rif, IpAddr::V4(addr))));
+        let members = [Member { nexthop: NextHopId(g), weight: 1 }].into_iter().collect();
+        set(&mut c, Record::Group(GroupId(g), GroupEntry { members }));
+    }
+    let members = (0..4).map(|g| Member { nexthop: NextHopId(g), weight: 1 }).collect();
+    set(&mut c, Record::Group(GroupId(GROUPS), GroupEntry { members }));
+    c
+}
+
+fn set(c: &mut SimChip, r: Record) {
+    if let Err(why) = c.apply(&Op::Set(r.clone())) {
+        panic!("{r:?}: {why}");
+    }
+}
+
+/// Prefix lengths of a full table, in parts of 1,000.
+const LENGTHS4: &[(u64, u8)] =
+    &[(600, 24), (100, 23), (110, 22), (50, 21), (45, 20), (25, 19), (15, 18), (10, 17), (14, 16), (25, 15), (6, 28)];
+const LENGTHS6: &[(u64, u8)] =
+    &[(470, 48), (120, 32), (90, 44), (80, 40), (60, 36), (60, 46), (50, 29), (40, 47), (30, 64)];
+
+fn length(rng: &mut Rng, of: &[(u64, u8)]) -> u8 {
+    let mut at = rng.below(1000);
+    for &(n, len) in of {
+        if at < n {
+            return len;
+        }
+        at -= n;
+    }
+    of[0].1
+}
+
+fn prefixes4(n: usize) -> Vec<Prefix<V4>> {
+    let mut rng = Rng(4);
+    let mut all = std::collections::HashSet::with_capacity(n);
+    while all.len() < n {
+        // 1.0.0.0 to 223.255.255.255 but 10/8 and 127/8.
+        let addr = rng.below(223 << 24) as u32 + (1 << 24);
+        if !matches!(addr >> 24, 10 | 127) {
+            all.insert(Prefix::new(addr.into(), length(&mut rng, LENGTHS4)));
+        }
+    }
+    let mut v: Vec<_> = all.into_iter().collect();
+    v.sort();
+    v
+}
+
+fn prefixes6(n: usize) -> Vec<Prefix<V6>> {
+    let mut rng = Rng(6);
+    let mut all = std::collections::HashSet::with_capacity(n);
+    // As in the Internet: some ten thousand allocations, and more specific prefixes in them.
+    let blocks: Vec<u128> = (0..20_000).map(|_| u128::from(0x2000_0000 + rng.below(0x0c00_0000)) << 96).collect();
+    while all.len() < n {
+        let block = blocks[rng.below(blocks.len() as u64) as usize];
+        let addr = block | u128::from(rng.below(1 << 32)) << 64;
+        all.insert(Prefix::new(addr.into(), length(&mut rng, LENGTHS6)));
+    }
+    let mut v: Vec<_> = all.into_iter().collect();
+    v.sort();
+    v
+}
+
+fn shuffle<T>(v: &mut [T]) {
+    let mut rng = Rng(9);
+    for i in (1..v.len()).rev() {
+        v.swap(i, rng.below(i as u64 + 1) as usize);
+    }
+}
+
+/// Nanoseconds that this thread has run, whatever else runs on the machine.
+fn cpu() -> f64 {
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    stat.split(' ').next().and_then(|s| s.parse().ok()).unwrap_or(0.0)
+}
+
+/// Programs all records, and reports the rate and the worst one.
+fn program(name: &str, c: &mut SimChip, ops: &[Op]) {
+    let start = cpu();
+    let mut worst = Duration::ZERO;
+    let mut last = Instant::now();
+    for op in ops {
+        if let Err(why) = c.apply(op) {
+            panic!("{op}: {why}");
+        }
+        let now = Instant::now();
+        worst = worst.max(now - last);
+        last = now;
+    }
+    let each = (cpu() - start) / ops.len() as f64;
+    let worst = worst.as_nanos() as f64 / 1e3;
+    println!("{name:<44} {:>8.2} M/s  {each:>7.0} ns each, worst {worst:>6.0} us by the clock", 1e3 / each);
+}
+
+fn frame4(buf: &mut [u8; 64], src: u32, dst: u32) {
+    buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
+    buf[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
+    buf[16..26].copy_from_slice(&[0, 50, 0, 0, 0, 0, 64, 17, 0, 0]);
+    buf[26..30].copy_from_slice(&src.to_be_bytes());
+    buf[30..34].copy_from_slice(&dst.to_be_bytes());
+    let mut s: u32 = buf[14..34].chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();
+    s = (s & 0xffff) + (s >> 16);
+    s = (s & 0xffff) + (s >> 16);
+    buf[24..26].copy_from_slice(&(!s as u16).to_be_bytes());
+}
+
+fn frame6(buf: &mut [u8; 64], dst: u128) {
+    buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
+    buf[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 10, 17, 64]);
+    buf[22..38].copy_from_slice(&(0x2001_0db8_u128 << 96 | 2).to_be_bytes());
+    buf[38..54].copy_from_slice(&dst.to_be_bytes());
+}
+
+/// Median nanoseconds a packet; `fill` writes the next frame.
+fn forward(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; 64])) {
+    let mut pool = vec![[0u8; 64]; POOL];
+    let mut rounds = Vec::new();
+    let mut missed = 0u64;
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(2500) {
+        pool.iter_mut().for_each(&mut fill);
+        let mut packets: Vec<Packet> = pool
+            .iter_mut()
+            .map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) })
+            .collect();
+        let t = Instant::now();
+        for batch in packets.chunks_mut(BATCH) {
+            pipe.run(batch);
+        }
+        rounds.push(t.elapsed().as_nanos() as f64 / POOL as f64);
+        missed += packets.iter().filter(|p| !matches!(p.verdict, Verdict::Forward { .. })).count() as u64;
+    }
+    rounds.sort_by(f64::total_cmp);
+    let at = |q: f64| rounds[(rounds.len() as f64 * q) as usize];
+    assert_eq!(missed, 0, "{name}: every packet is to be forwarded");
+    println!("{name:<44} {:>8.1} Mpps {:>7.1} ns each (fastest tenth {:.1})", 1e3 / at(0.5), at(0.5), at(0.1));
+}
+
+/// Destinations within the prefixes, in random order.
+fn within<F: Family>(prefixes: &[Prefix<F>], n: usize) -> Vec<F::Addr> {
+    let mut rng = Rng(11);
+    (0..n)
+        .map(|_| {
+            let p = prefixes[rng.below(prefixes.len() as u64) as usize];
+            let span = p.last().number() - p.addr().number();
+            let offset = (u128::from(rng.next()) << 64 | u128::from(rng.next())) % span.saturating_add(1);
+            F::Addr::from_number(p.addr().number() + offset)
+        })
+        .collect()
+}
+
+fn main() {
+    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
+    let wanted = |name: &str| filter.is_empty() || name.contains(&filter);
+
+    if wanted("ipv4") {
+        let mut all = prefixes4(1_000_000);
+        let op = |(i, p): (usize, &Prefix<V4>)| {
+            let key = RouteKey { vrf: VrfId(0), prefix: *p };
+            Op::Set(Record::Route4(key, Fwd::Group(GroupId(i as u32 % GROUPS))))
+        };
+        let sorted: Vec<Op> = all.iter().enumerate().map(op).collect();
+        program("ipv4: insert 1 M routes, sorted", &mut chip(), &sorted);
+        drop(sorted);
+        shuffle(&mut all);
+        let random: Vec<Op> = all.iter().enumerate().map(op).collect();
+        let mut c = chip();
+        program("ipv4: insert 1 M routes, random", &mut c, &random);
+        program("ipv4: overwrite 1 M routes", &mut c, &random);
+        let dsts = within(&all, 1 << 20);
+        let mut pipe = c.pipeline();
+        let (mut i, src) = (0, 0x0a09_0002);
+        forward("ipv4: 1 M random destinations, 1 source", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            frame4(f, src, dsts[i].to_bits());
+        });
+        forward("ipv4: 1 M random destinations and sources", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            frame4(f, dsts[dsts.len() - 1 - i].to_bits(), dsts[i].to_bits());
+        });
+        forward("ipv4: one destination", &mut pipe, |f| frame4(f, src, dsts[0].to_bits()));
+        let key = RouteKey { vrf: VrfId(0), prefix: "10.8.0.0/16".parse().expect("a prefix") };
+        set(&mut c, Record::Route4(key, Fwd::Group(GroupId(GROUPS))));
+        forward("ipv4: four members, by hash", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            frame4(f, src, 0x0a08_0000 | i as u32 & 0xffff);
+        });
+        let removes: Vec<Op> = random.iter().map(|o| Op::Remove(o.key())).collect();
+        program("ipv4: remove 1 M routes, random", &mut c, &removes);
+    }
+    if wanted("ipv6") {
+        let mut all = prefixes6(250_000);
+        let op = |(i, p): (usize, &Prefix<V6>)| {
+            let key = RouteKey { vrf: VrfId(0), prefix: *p };
+            Op::Set(Record::Route6(key, Fwd::Group(GroupId(i as u32 % GROUPS))))
+        };
+        let sorted: Vec<Op> = all.iter().enumerate().map(op).collect();
+        program("ipv6: insert 250 k routes, sorted", &mut chip(), &sorted);
+        shuffle(&mut all);
+        let random: Vec<Op> = all.iter().enumerate().map(op).collect();
+        let mut c = chip();
+        program("ipv6: insert 250 k routes, random", &mut c, &random);
+        let dsts: Vec<Ipv6Addr> = within(&all, 1 << 20);
+        let mut pipe = c.pipeline();
+        let mut i = 0;
+        forward("ipv6: 250 k random destinations", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            frame6(f, dsts[i].to_bits());
+        });
+        forward("ipv6: one destination", &mut pipe, |f| frame6(f, dsts[0].to_bits()));
+        let removes: Vec<Op> = random.iter().map(|o| Op::Remove(o.key())).collect();
+        program("ipv6: remove 250 k routes, random", &mut c, &removes);
+    }
+}
