@@ -30,6 +30,7 @@ use crate::worker;
 pub const LISTEN: &str = "unix:/run/virga/asic.sock";
 /// The namespace of the wires if nothing else is said.
 pub const NETNS: &str = "virga-asic";
+const PORT_HELP: &str = "A front-panel port, in order. WIRE is packet:IFNAME[@NETNS] (an existing device, found in namespace NETNS) or none";
 /// How often the wires' devices are looked at: the kernel announces carrier up to a second late.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -38,14 +39,14 @@ const LOOK: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Parser)]
 #[command(name = "virga-asic", version)]
 pub struct Options {
-    /// Configuration, section [chip]; by default /etc/virga/virga.toml where that exists. Options go before it.
+    /// Configuration, section chip; by default /etc/virga/virga.toml where that exists. Options go before it.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// What the chip can hold: small, tor (the default), unlimited, or a file.
     #[arg(long, value_name = "NAME|FILE")]
     pub profile: Option<String>,
-    /// A front-panel port, in order. WIRE is packet:IFNAME[@NETNS] (an existing device, found in namespace NETNS) or none.
-    #[arg(long, value_name = "NAME=WIRE")]
+    /// Front-panel ports, in order.
+    #[arg(long, value_name = "NAME=WIRE", help = PORT_HELP)]
     pub port: Vec<String>,
     /// Where the agent finds the chip [default: unix:/run/virga/asic.sock]
     #[arg(long, value_name = "unix:PATH")]
