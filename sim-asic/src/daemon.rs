@@ -262,8 +262,9 @@ impl Running {
     fn run(mut self, signals: Option<OwnedFd>) -> Result<(), String> {
         let begin = Instant::now();
         let mut looked = Instant::now();
+        let mut more = false;
         loop {
-            let left = LOOK.saturating_sub(looked.elapsed());
+            let left = if more { Duration::ZERO } else { LOOK.saturating_sub(looked.elapsed()) };
             let (signalled, moved) = self.wait(signals.as_ref().map(AsFd::as_fd), left)?;
             if signalled {
                 info!("ending: wires go dark, the netdevs stay without carrier");
@@ -278,7 +279,7 @@ impl Running {
                 let chip = self.server.chip();
                 self.ports.poll(&self.worker, |id: PortId, e: &PortEntry| chip.set_port(id, e.clone()));
             }
-            self.server.serve(Nanos::try_from(begin.elapsed().as_nanos()).unwrap_or(Nanos::MAX));
+            more = self.server.serve(Nanos::try_from(begin.elapsed().as_nanos()).unwrap_or(Nanos::MAX));
             if self.server.is_over() {
                 info!("ending with the agent: wires go dark, the netdevs stay without carrier");
                 self.ports.dark();

@@ -15,6 +15,8 @@ use tracing::{info, warn};
 
 use crate::chip::SimChip;
 
+/// Requests carried out before the ports are looked at again: a burst of routes must not delay a link event.
+const TURN: usize = 4;
 /// Unsent bytes above which no further request is read: an agent that asks faster than it reads has to wait.
 const UNSENT: usize = 4 << 20;
 
@@ -126,19 +128,23 @@ impl Server {
         (self.socket.as_ref().map(|s| s.listener.as_fd()), agent)
     }
 
-    /// Take new connections, carry out requests, report events.
-    pub fn serve(&mut self, now: Nanos) {
+    /// Take new connections, carry out requests, report events. Whether requests may be left over: to be called again, soon.
+    pub fn serve(&mut self, now: Nanos) -> bool {
         self.accept();
         self.chip.poll(now, &mut self.events);
         let Some(mut conn) = self.agent.take() else {
             self.events.clear();
-            return;
+            return false;
         };
         match self.talk(&mut conn) {
-            Ok(()) => self.agent = Some(conn),
+            Ok(more) => {
+                self.agent = Some(conn);
+                return more;
+            }
             Err(BusError::Closed) => info!("the agent is gone; what it programmed stays"),
             Err(e) => warn!("the agent is cut off: {e}; what it programmed stays"),
         }
+        false
     }
 
     fn accept(&mut self) {
@@ -169,18 +175,22 @@ impl Server {
         }
     }
 
-    fn talk(&mut self, conn: &mut ChipConn) -> Result<(), BusError> {
+    fn talk(&mut self, conn: &mut ChipConn) -> Result<bool, BusError> {
         conn.flush()?;
         for e in self.events.drain(..) {
             if self.greeted {
                 conn.send(&FromChip::Event(e))?;
             }
         }
-        while conn.unsent() < UNSENT {
-            let Some(m) = conn.recv()? else { break };
+        for _ in 0..TURN {
+            // The socket says when there is room again.
+            if conn.unsent() >= UNSENT {
+                return Ok(false);
+            }
+            let Some(m) = conn.recv()? else { return Ok(false) };
             self.answer(conn, m)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn answer(&mut self, conn: &mut ChipConn, m: ToChip) -> Result<(), BusError> {

@@ -329,3 +329,77 @@ impl Back {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chip::SimChip;
+    use crate::wire::Received;
+    use hal::{Backend, Counters, TrapClass};
+    use std::os::fd::BorrowedFd;
+
+    /// A wire in memory: a socket pair of packets.
+    struct Pair(OwnedFd);
+
+    impl Wire for Pair {
+        fn fd(&self) -> Option<BorrowedFd<'_>> {
+            Some(self.0.as_fd())
+        }
+        fn recv(&mut self, pool: &mut Pool) -> Received {
+            for i in 0..SLOTS {
+                match rustix::io::read(&self.0, pool.slot(i)) {
+                    Ok(n) if n > 0 => pool.keep(i, n),
+                    _ => break,
+                }
+            }
+            Received::default()
+        }
+        fn send(&mut self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
+            frames.iter().for_each(|f| each(f, rustix::io::write(&self.0, f).is_ok()));
+        }
+        fn missed(&mut self) -> u64 {
+            3
+        }
+    }
+
+    fn pair() -> (OwnedFd, OwnedFd) {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap()
+    }
+
+    /// Without privileges: frames of a port whose netdev is gone are dropped with that reason, on both workers' ends, and
+    /// what the wire lost shows too.
+    #[test]
+    fn a_port_without_netdev_counts_what_it_drops() {
+        let chip = SimChip::new(crate::config::profile("small").unwrap(), 2);
+        let (near, far) = pair();
+        let (idle, _far) = pair();
+        let ports = vec![
+            Port { name: "swp1".into(), wire: Box::new(Pair(near)), tap: None },
+            Port { name: "swp2".into(), wire: Box::new(Pair(idle)), tap: None },
+        ];
+        let w = start(ports, chip.pipeline(), Policers::new(crate::policer::default), 1518).unwrap();
+        w.send(Command::Deliver(PortId(0), false));
+        for len in [60, 1518, 1519, 13] {
+            rustix::io::write(&far, &vec![0xff; len]).unwrap();
+        }
+        let drops = |c: &Counters, why| c.drops.iter().find(|d| d.0 == why).unwrap().1.frames;
+        let begin = Instant::now();
+        loop {
+            let c = chip.counters();
+            let seen = [DropReason::HostIf, DropReason::Giant, DropReason::Runt].map(|r| drops(&c, r));
+            if seen == [2, 1, 1] && drops(&c, DropReason::WireRx) >= 6 {
+                let class = |c: &Counters| c.trap_drops.iter().map(|t| t.1.frames).sum::<u64>();
+                assert_eq!(class(&c), 2, "{c:?}");
+                assert_eq!(c.traps.iter().map(|t| t.1.frames).sum::<u64>(), 0, "none reached the kernel: {c:?}");
+                assert_eq!(c.traps.len(), TrapClass::COUNT);
+                break;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(20), "{c:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(w.is_alive());
+        drop(w);
+        assert_eq!(rustix::io::read(&far, &mut [0; 100]), Ok(0), "the worker is gone and its wire closed");
+    }
+}
