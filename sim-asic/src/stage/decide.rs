@@ -33,6 +33,9 @@ fn checked(
     if let Hop::Trap(c @ (TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) = hop {
         return trap(c, note);
     }
+    if h.special {
+        return trap(TrapClass::Special, note);
+    }
     if !h.enabled {
         return trap(TrapClass::NotForwarding, note);
     }

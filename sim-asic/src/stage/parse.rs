@@ -37,6 +37,8 @@ pub(crate) struct Head {
     /// Whether the interface forwards the family.
     pub(crate) enabled: bool,
     pub(crate) urpf: Urpf,
+    /// Whether source or destination is of special use: if not to the switch itself, the kernel has to judge.
+    pub(crate) special: bool,
     /// TTL or hop limit.
     pub(crate) ttl: u8,
     /// Index of the interface that it came in by.
@@ -157,9 +159,7 @@ fn ip4(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict>
     note.note(|| Raw::Ip4 { src: head.src4.into(), dst: head.dst4.into(), ttl: head.ttl, len: head.len });
     let (src, dst) = (head.src4, head.dst4);
     // Source 0/8 and 127/8, multicast, limited broadcast. The kernel forwards 240/4 and 169.254/16, and so do we.
-    if matches!(dst >> 24, 0 | 127) || matches!(src >> 24, 0 | 127 | 224..=239) || src == u32::MAX {
-        return trap(TrapClass::Special, note);
-    }
+    head.special = matches!(dst >> 24, 0 | 127) || matches!(src >> 24, 0 | 127 | 224..=239) || src == u32::MAX;
     if dst >> 28 == 14 {
         return trap(TrapClass::Multicast, note);
     }
@@ -196,8 +196,6 @@ fn ip6(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict>
     if dst >> 120 == 0xff {
         return trap(TrapClass::Multicast, note);
     }
-    if special6(src) || special6(dst) || src >> 120 == 0xff {
-        return trap(TrapClass::Special, note);
-    }
+    head.special = special6(src) || special6(dst) || src >> 120 == 0xff;
     Ok(head)
 }

@@ -329,6 +329,10 @@ fn each_reason_has_its_class() {
     for (class, f) in cases {
         assert_eq!(b.class(&f), class, "{f:02x?}");
     }
+    // A session over link-local addresses is to the switch like any other.
+    b.set(route6("fe80::1/128", Fwd::Trap(ToUs)));
+    assert_eq!(b.class(&udp6("fe80::2", "fe80::1")), ToUs);
+    assert_eq!(b.class(&udp4("0.0.0.0", "10.0.0.1")), ToUs);
     // What just passes.
     assert_eq!(b.port(&frame4("10.0.0.2", "10.0.1.2", 17, 2, &[0; 1480])), 1);
     assert_eq!(b.port(&frame6("2001:db8:0::2", "2001:db8:1::2", 17, 2, &[0; 1460])), 1);
