@@ -36,7 +36,8 @@ pub fn objection(nl: &mut Netlink, l: &Link) -> Result<Option<String>, NlError> 
             "{name} has the address {a}, so this machine uses it: set it down and run ip addr flush dev {name}, or choose another"
         )));
     }
-    if let Some(u) = links.iter().find(|u| u.lower == Some(l.index)) {
+    // The other end of a veth pair names its peer as if it stood on it.
+    if let Some(u) = links.iter().find(|u| u.lower == Some(l.index) && u.kind != "veth") {
         return Ok(Some(format!("{name} carries {}: delete that first, or choose another", u.name)));
     }
     if l.up() && l.promiscuity > 0 {

@@ -198,8 +198,18 @@ impl World {
         until(&format!("host {from} reaches {to}"), || self.ping(from, &format!("-c 1 -W 1 {to}")).0.then_some(()));
     }
 
+    /// The chip's agent. Another test's fork may hold the last one's socket open for a moment, so it may take some tries.
     pub fn agent(&self) -> Agent {
-        Agent::new(Conn::new(UnixStream::connect(self.socket()).unwrap()).unwrap())
+        until("the chip takes an agent", || {
+            let mut conn: AgentConn = Conn::new(UnixStream::connect(self.socket()).unwrap()).unwrap();
+            let hello = ToChip::Hello { version: VERSION };
+            match answer(&mut conn, &hello) {
+                Some(FromChip::Hello(h)) => Some(Agent::greeted(conn, h.boot_id)),
+                Some(FromChip::Refused(why)) if why.contains("another agent") => None,
+                None => None,
+                m => panic!("no hello but {m:?}"),
+            }
+        })
     }
 
     pub fn count(&self, f: impl Fn(&Counters) -> u64) -> u64 {
@@ -225,6 +235,16 @@ impl Drop for World {
     }
 }
 
+/// Send, and the first answer; `None` if the chip closed the connection.
+pub fn answer(conn: &mut AgentConn, m: &ToChip) -> Option<FromChip> {
+    let _ = conn.send(m);
+    until("an answer or the end of the connection", || match conn.recv() {
+        Ok(None) => None,
+        Ok(Some(m)) => Some(Some(m)),
+        Err(_) => Some(None),
+    })
+}
+
 /// The agent's end, as a test uses it.
 pub struct Agent {
     conn: AgentConn,
@@ -233,13 +253,15 @@ pub struct Agent {
 }
 
 impl Agent {
-    pub fn new(conn: AgentConn) -> Agent {
-        let mut a = Agent { conn, boot_id: 0, ports: Vec::new() };
-        a.conn.send(&ToChip::Hello { version: VERSION }).unwrap();
-        match a.next() {
-            FromChip::Hello(h) => a.boot_id = h.boot_id,
+    pub fn new(mut conn: AgentConn) -> Agent {
+        match answer(&mut conn, &ToChip::Hello { version: VERSION }) {
+            Some(FromChip::Hello(h)) => Agent::greeted(conn, h.boot_id),
             m => panic!("no hello but {m:?}"),
         }
+    }
+
+    fn greeted(conn: AgentConn, boot_id: u64) -> Agent {
+        let mut a = Agent { conn, boot_id, ports: Vec::new() };
         a.conn.send(&ToChip::Dump { id: 1, table: TableId::Port, cursor: 0 }).unwrap();
         a.answer(|m| match m {
             FromChip::Records { id: 1, .. } => Some(()),
