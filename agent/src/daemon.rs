@@ -18,7 +18,7 @@ use crate::core::{Core, CoreConfig};
 use crate::edge::chip::{Link, Target};
 use crate::edge::http::{Asker, Listener};
 use crate::edge::monitor::Monitor;
-use crate::edge::runner::{Msg, Runner};
+use crate::edge::runner::{Journal, Msg, Runner};
 use crate::edge::wake::Waker;
 use crate::edge::{dump, http, log, poller, request, service};
 use crate::input::{Reply, Request};
@@ -96,10 +96,11 @@ fn run(options: Options) -> Result<(), String> {
     let listener = Listener::bind(&socket)?;
     let netns = netns_inode()?;
 
+    let core_config = CoreConfig::new(netns);
     let waker = Waker::new().map_err(|e| format!("no eventfd: {e}"))?;
     let monitor = Monitor::start(GROUPS, cfg.receive_buffer, waker.clone())
         .map_err(|e| format!("the netlink monitor socket can't be opened: {e}"))?;
-    let journal = record.as_deref().map(journal).transpose()?;
+    let journal = record.as_deref().map(|p| journal(p, &core_config)).transpose()?;
     let shown = match &chip {
         ChipChoice::Unix(p) => format!("unix:{}", p.display()),
         ChipChoice::Embedded => "embedded".to_owned(),
@@ -142,7 +143,7 @@ fn run(options: Options) -> Result<(), String> {
 
     let beat = Arc::new(AtomicU64::new(0));
     let runner = Runner {
-        core: Core::new(CoreConfig::new(netns)),
+        core: Core::new(core_config),
         monitor,
         link: Link::new(target),
         inbox,
@@ -254,8 +255,16 @@ fn netns_inode() -> Result<u64, String> {
 /// netconf, next hops.
 const GROUPS: &[u32] = &[1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
-fn journal(path: &Path) -> Result<Box<dyn crate::edge::runner::Journal>, String> {
-    Err(format!("the journal {} can't be written: not built yet", path.display()))
+/// Begin a journal at `path`. One that is there already is kept as `path.1`: it may hold what led to the restart.
+fn journal(path: &Path, config: &CoreConfig) -> Result<Journal, String> {
+    let fail = |e: std::io::Error| format!("the journal {} can't be written: {e}", path.display());
+    if path.is_file() {
+        let mut old = path.as_os_str().to_owned();
+        old.push(".1");
+        std::fs::rename(path, old).map_err(fail)?;
+    }
+    let file = std::fs::File::create(path).map_err(fail)?;
+    Journal::new(std::io::BufWriter::with_capacity(1 << 18, file), config).map_err(fail)
 }
 
 fn embedded(options: &[OsString]) -> Result<Target, String> {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::Context;
-use super::text::{field, plain};
+use super::text::{field, plain, strings};
 
 /// Show them.
 ///
@@ -21,30 +21,27 @@ fn text(v: &Value) -> String {
 
 fn link(v: &Value) -> String {
     let mut out = format!(
-        "{}: {}:{}{}{}\n",
+        "{}: {}: <{}>{}{}\n",
         plain(&v["ifindex"]),
         plain(&v["ifname"]),
+        strings(&v["flags"]).join(","),
         field(v, "mtu", "mtu"),
-        field(v, "master", "master"),
         field(v, "operstate", "state"),
     );
     if !v["address"].is_null() {
         out += &format!("    link/ether {}\n", plain(&v["address"]));
     }
     if !v["port"].is_null() {
-        let offload = if v["offload"].as_bool() == Some(true) { " offload" } else { "" };
-        out += &format!(
-            "    port {}{}{}{}{offload}\n",
-            plain(&v["port"]),
-            field(v, "wire", "wire"),
-            field(v, "rp_filter", "rp_filter"),
-            field(v, "fault", "fault"),
-        );
-        for (way, why) in v["punted"].as_object().into_iter().flatten() {
-            if let Some(why) = why.as_str() {
-                out += &format!("    punt {way}: {why}\n");
-            }
-        }
+        let way = |key: &str, name: &str| match v[key].as_bool() {
+            Some(true) => format!(" {name} offload"),
+            Some(false) => format!(" {name} punt"),
+            None => String::new(),
+        };
+        let ways = [way("ipv4", "ipv4"), way("ipv6", "ipv6"), way("egress", "egress")].concat();
+        out += &format!("    port {}{ways}\n", plain(&v["port"]));
+    }
+    for w in strings(&v["why"]) {
+        out += &format!("    punt: {w}\n");
     }
     out
 }
@@ -55,13 +52,13 @@ mod tests {
 
     #[test]
     fn it_reads_like_ip_link() {
-        let v = json!([{"ifindex": 2, "ifname": "swp1", "mtu": 1500, "operstate": "UP", "master": null,
-            "address": "02:00:00:00:00:01", "port": 0, "wire": "packet:w1", "rp_filter": "loose", "offload": false,
-            "punted": {"inet": "forwarding is off", "inet6": null, "out": null}}]);
+        let v = json!([{"ifindex": 2, "ifname": "swp1", "flags": ["BROADCAST", "UP"], "mtu": 1500, "operstate": "UP",
+            "address": "02:00:00:00:00:01", "port": "swp1", "ipv4": true, "ipv6": false, "egress": true,
+            "why": ["forwarding is off"]}]);
         assert_eq!(
             super::text(&v),
-            "2: swp1: mtu 1500 state UP\n    link/ether 02:00:00:00:00:01\n    \
-             port 0 wire packet:w1 rp_filter loose\n    punt inet: forwarding is off\n"
+            "2: swp1: <BROADCAST,UP> mtu 1500 state UP\n    link/ether 02:00:00:00:00:01\n    \
+             port swp1 ipv4 offload ipv6 punt egress offload\n    punt: forwarding is off\n"
         );
     }
 }

@@ -141,6 +141,10 @@ pub fn print(text: &str) -> Result<(), String> {
 
 /// The whole program: `args` with the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    // Before any parsing here: what stands behind the verb, `--` included, is for the lab to parse.
+    if args.get(1).is_some_and(|a| a == "lab") {
+        return crate::lab::main(args.into_iter().skip(2));
+    }
     let options = match Options::try_parse_from(args) {
         Ok(o) => o,
         Err(e) => {

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::Context;
+use super::{Context, print};
+use crate::record;
 
 /// Which.
 #[derive(Args, Debug)]
@@ -18,6 +19,15 @@ pub struct Options {
 ///
 /// # Errors
 /// One sentence.
-pub fn run(_cx: &Context, o: &Options) -> Result<ExitCode, String> {
-    Err(format!("{} can't be replayed: not built yet", o.file.display()))
+pub fn run(cx: &Context, o: &Options) -> Result<ExitCode, String> {
+    let shown = o.file.display();
+    let file = std::fs::File::open(&o.file).map_err(|e| format!("the journal {shown} can't be read: {e}"))?;
+    match record::replay(std::io::BufReader::new(file)) {
+        Ok(n) if cx.json => {
+            print(&format!("{}\n", serde_json::json!({"equal": true, "inputs": n.inputs, "outputs": n.outputs})))?;
+        }
+        Ok(n) => print(&format!("equal: {} inputs, {} outputs\n", n.inputs, n.outputs))?,
+        Err(e) => return Err(format!("{shown}: {e}")),
+    }
+    Ok(ExitCode::SUCCESS)
 }

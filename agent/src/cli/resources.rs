@@ -17,15 +17,11 @@ pub fn run(cx: &Context) -> Result<ExitCode, String> {
 
 fn text(v: &Value) -> String {
     let mut rows = vec![["table", "used", "capacity"].map(String::from).to_vec()];
-    for t in v["tables"].as_array().into_iter().flatten() {
+    for t in v.as_array().into_iter().flatten() {
         let capacity = if t["capacity"].is_null() { "-".into() } else { plain(&t["capacity"]) };
-        let mut row = vec![plain(&t["table"]), plain(&t["used"]), capacity];
-        if t["no_room"].as_u64().is_some_and(|n| n > 0) {
-            row.push(format!("{} find no room", plain(&t["no_room"])));
-        }
-        rows.push(row);
+        rows.push(vec![plain(&t["table"]), plain(&t["used"]), capacity]);
     }
-    format!("profile {}\n{}", plain(&v["profile"]), columns(&rows))
+    columns(&rows)
 }
 
 #[cfg(test)]
@@ -34,11 +30,7 @@ mod tests {
 
     #[test]
     fn no_capacity_is_a_dash() {
-        let v = json!({"profile": "tor", "tables": [
-            {"table": "rif", "used": 4, "capacity": 256, "no_room": 3}, {"table": "port", "used": 4, "capacity": null}]});
-        assert_eq!(
-            super::text(&v),
-            "profile tor\ntable  used  capacity\nrif       4       256  3 find no room\nport      4         -\n"
-        );
+        let v = json!([{"table": "rif", "used": 4, "capacity": 256}, {"table": "port", "used": 4, "capacity": null}]);
+        assert_eq!(super::text(&v), "table  used  capacity\nrif       4       256\nport      4         -\n");
     }
 }

@@ -18,15 +18,14 @@ pub fn run(cx: &Context) -> Result<ExitCode, String> {
 fn text(v: &Value) -> String {
     let chip = &v["chip"];
     let mut out = if chip["connected"].as_bool() == Some(true) {
-        format!("chip {} boot {}\n", plain(&chip["name"]), plain(&chip["boot_id"]))
+        format!("chip {} boot {}\n", plain(&chip["profile"]), plain(&chip["boot_id"]))
     } else {
-        format!("chip not connected: {}\n", plain(&chip["why"]))
+        "chip not connected\n".to_owned()
     };
-    out += &if v["settled"].as_bool() == Some(true) {
-        "settled\n".to_owned()
-    } else {
-        format!("not settled: {}\n", plain(&v["waits_for"]))
-    };
+    out += if v["settled"].as_bool() == Some(true) { "settled\n" } else { "not settled\n" };
+    for w in strings(&v["waiting"]) {
+        out += &format!("    waits for: {w}\n");
+    }
     for p in list(&v["ports"]) {
         out += &port(p);
     }
@@ -39,8 +38,8 @@ fn text(v: &Value) -> String {
     let history: Vec<_> = [
         ("overruns", &v["overruns"]),
         ("resyncs", &v["resyncs"]),
-        ("audits", &v["audit"]["runs"]),
-        ("repairs", &v["audit"]["repairs"]),
+        ("audits", &v["audits"]),
+        ("repairs", &v["repairs"]),
     ]
     .iter()
     .filter(|(_, n)| !n.is_null())
@@ -49,7 +48,7 @@ fn text(v: &Value) -> String {
     if !history.is_empty() {
         out += &format!("{}\n", history.join(" "));
     }
-    for p in list(&v["closed"]) {
+    for p in list(&v["punted"]) {
         out += &format!("punted {}: {}\n", plain(&p["scope"]), plain(&p["why"]));
     }
     for (key, word) in [("unwatched", "not watched"), ("warnings", "warning")] {
@@ -97,8 +96,8 @@ mod tests {
 
     #[test]
     fn reasons_are_shown() {
-        let v = json!({"settled": false, "waits_for": "the chip", "chip": {"connected": false, "why": "no chip"},
-            "overruns": 2, "closed": [{"scope": "inet", "why": "a rule"}], "unwatched": ["BPF"],
+        let v = json!({"settled": false, "waiting": ["the chip"], "chip": {"connected": false},
+            "overruns": 2, "punted": [{"scope": "inet", "why": "a rule"}], "unwatched": ["BPF"],
             "routes": {"inet": {"total": 3, "offloaded": 2, "punted": {"no port": 1}}},
             "ports": [
                 {"name": "swp1", "ifname": "wan", "admin": true, "link": true, "offload": true,
@@ -109,7 +108,7 @@ mod tests {
                     "punted": {"inet": "x", "inet6": null, "out": null}}]});
         assert_eq!(
             super::text(&v),
-            "chip not connected: no chip\nnot settled: the chip\n\
+            "chip not connected\nnot settled\n    waits for: the chip\n\
              port swp1 dev wan link up offload\nport swp2 link disabled\n    punt: x\n\
              port swp3 link down\n    punt inet: x\n\
              inet routes 3 offloaded 2\n    1 punted: no port\noverruns 2\npunted inet: a rule\nnot watched: BPF\n"

@@ -55,7 +55,7 @@ impl Dumper {
     /// Returns whether every part came, and of one state.
     fn dump(&mut self, kind: DumpKind, sink: &mut dyn FnMut(Vec<u8>) -> bool) -> io::Result<bool> {
         let mut complete = true;
-        for request in requests(kind) {
+        for request in crate::netlink::build::dump(kind) {
             complete &= self.part(request, sink)?;
         }
         Ok(complete)
@@ -108,28 +108,4 @@ impl Dumper {
             }
         }
     }
-}
-
-fn requests(kind: DumpKind) -> Vec<Vec<u8>> {
-    const V4: u8 = libc::AF_INET as u8;
-    const V6: u8 = libc::AF_INET6 as u8;
-    let (message, len, families): (u16, usize, &[u8]) = match kind {
-        DumpKind::Link => (18, 16, &[0]),
-        DumpKind::Netconf => (82, 4, &[V4, V6]),
-        DumpKind::Addr => (22, 8, &[V4, V6]),
-        DumpKind::NextHop => (106, 8, &[0]),
-        DumpKind::Neigh => (30, 12, &[V4, V6]),
-        DumpKind::Rule => (34, 12, &[V4, V6]),
-        DumpKind::Route4 => (26, 12, &[V4]),
-        DumpKind::Route6 => (26, 12, &[V6]),
-    };
-    families
-        .iter()
-        .map(|f| {
-            let mut m = vec![0; super::nl::HEADER + len];
-            m[4..6].copy_from_slice(&message.to_ne_bytes());
-            m[super::nl::HEADER] = *f;
-            m
-        })
-        .collect()
 }

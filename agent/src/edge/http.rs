@@ -170,10 +170,8 @@ pub async fn waiting(a: &Asker) -> String {
     let status = tokio::time::timeout(Duration::from_secs(5), a.ask(Request::Status)).await;
     let Ok(Some(Reply::Json(text))) = status else { return "the agent is too busy to say what it waits for".into() };
     let Ok(status) = serde_json::from_str::<serde_json::Value>(&text) else { return "for an unknown reason".into() };
-    match status["waits_for"].as_str() {
-        Some(what) => what.to_owned(),
-        None => "changes kept coming".into(),
-    }
+    let list: Vec<_> = status["waiting"].as_array().into_iter().flatten().filter_map(|w| w.as_str()).collect();
+    if list.is_empty() { "changes kept coming".into() } else { list.join("; ") }
 }
 
 async fn answer(a: &Asker, request: Request) -> Response {

@@ -4,7 +4,8 @@
 //! Not here: any decision about forwarding.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::fs::File;
+use std::io::{self, BufWriter};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TryRecvError};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use crate::core::Core;
 use crate::input::{DumpKind, Input, Output, Reply, Request};
 use crate::policy::{Polled, PortRef};
+use crate::record::Recorder;
 
 use super::chip::{Link, News};
 use super::monitor::{Item, Monitor};
@@ -30,6 +32,9 @@ const LOW_SLICE: usize = 16;
 const DUMP_SLICE: usize = 16;
 /// The thread shows that it lives at least this often.
 const BEAT: Nanos = 1_000_000_000;
+
+/// Keeps what the core sees and says, in order.
+pub type Journal = Recorder<BufWriter<File>>;
 
 /// From other threads to the core's.
 #[derive(Debug)]
@@ -51,25 +56,6 @@ pub enum Msg {
     Gone(u64),
     /// Stop; the chip keeps what it has.
     Stop,
-}
-
-/// Keeps what the core sees and says, in order.
-pub trait Journal: Send {
-    /// Before the core sees it.
-    ///
-    /// # Errors
-    /// It could not be written.
-    fn input(&mut self, now: Nanos, input: &Input) -> io::Result<()>;
-    /// As the core said it.
-    ///
-    /// # Errors
-    /// It could not be written.
-    fn output(&mut self, output: &Output) -> io::Result<()>;
-    /// Write out what is buffered.
-    ///
-    /// # Errors
-    /// It could not be written.
-    fn finish(self: Box<Self>) -> io::Result<()>;
 }
 
 /// What the core's thread works with.
@@ -95,7 +81,7 @@ pub struct Runner {
     /// Grows while this thread lives, for the watchdog.
     pub beat: Arc<AtomicU64>,
     /// The journal, if one is kept.
-    pub journal: Option<Box<dyn Journal>>,
+    pub journal: Option<Journal>,
 }
 
 /// Bookkeeping of the thread.
@@ -132,15 +118,27 @@ impl Runner {
             self.beat.fetch_add(1, Ordering::Relaxed);
             let more = self.round(&mut s);
             if let Some(end) = s.stop.take() {
-                if let Some(Err(e)) = self.journal.take().map(|j| j.finish()) {
-                    return Err(format!("writing the journal failed: {e}"));
-                }
-                return end;
+                self.flush(&mut s);
+                // A failed journal does not hide why the agent ends.
+                return end.and(s.stop.take().unwrap_or(Ok(())));
             }
             if !more {
+                self.flush(&mut s);
                 self.wait(&s);
             }
         }
+    }
+
+    /// What the journal has so far, onto the disk's way: a kill then loses little of it.
+    fn flush(&mut self, s: &mut State) {
+        if let Some(Err(e)) = self.journal.as_mut().map(Recorder::flush) {
+            self.journal_failed(s, &e);
+        }
+    }
+
+    fn journal_failed(&mut self, s: &mut State, e: &io::Error) {
+        s.stop = Some(Err(format!("writing the journal failed: {e}")));
+        self.journal = None;
     }
 
     fn now(&self, s: &State) -> Nanos {
@@ -152,8 +150,7 @@ impl Runner {
         if let Some(r) = &mut self.journal
             && let Err(e) = r.input(now, &input)
         {
-            s.stop = Some(Err(format!("writing the journal failed: {e}")));
-            self.journal = None;
+            self.journal_failed(s, &e);
         }
         self.core.handle(now, input);
         self.outputs(s);
@@ -266,8 +263,7 @@ impl Runner {
             if let Some(r) = &mut self.journal
                 && let Err(e) = r.output(&o)
             {
-                s.stop = Some(Err(format!("writing the journal failed: {e}")));
-                self.journal = None;
+                self.journal_failed(s, &e);
             }
             match o {
                 Output::Dump { id, kind } => {
