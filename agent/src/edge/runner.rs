@@ -200,7 +200,8 @@ impl Runner {
                     }
                 }
                 Item::Overrun => {
-                    tracing::info!("the netlink monitor socket overran; dumping everything again");
+                    // Everyday life with a small buffer; `status` counts them.
+                    tracing::debug!("the netlink monitor socket overran; dumping everything again");
                     self.monitor.overrun();
                     self.input(s, Input::Overrun);
                 }

@@ -234,7 +234,9 @@ impl<F: MirrorFamily> Routes<F> {
         self.dumping = true;
         self.window = true;
         self.dump_seq = 0;
-        self.run = None;
+        for a in self.run.take().map(|(_, _, run)| run).unwrap_or_default() {
+            ctx.sets.release(a.nh);
+        }
         self.wanted = false;
     }
 
@@ -264,6 +266,8 @@ impl<F: MirrorFamily> Routes<F> {
             rest: ctx.rests.intern(m.rest.as_deref()),
         };
         if let Some((_, _, run)) = &mut self.run {
+            // Held until the commit: what has no user may be cleared away between two parts of the dump.
+            ctx.sets.hold(alias.nh);
             run.push(alias);
         }
     }
@@ -271,6 +275,7 @@ impl<F: MirrorFamily> Routes<F> {
     /// All that the dump says of one prefix is there.
     fn commit(&mut self, ctx: &mut Ctx) {
         let Some((table, p, run)) = self.run.take() else { return };
+        let held: SmallVec<[_; 2]> = run.iter().map(|a| a.nh).collect();
         let generation = self.generation;
         let t = self.tables.entry(table).or_default();
         let i = t.entry(p);
@@ -309,6 +314,9 @@ impl<F: MirrorFamily> Routes<F> {
             self.decide(table, i);
         }
         self.put(ctx, table, i, &old, &new);
+        for nh in held {
+            ctx.sets.release(nh);
+        }
     }
 
     fn decide(&mut self, table: u32, i: u32) {
