@@ -3,9 +3,17 @@
 //! A scenario is a function that builds a [`World`] and looks at what it does. Each runs in a process of its own, in PID, mount
 //! and network namespaces of its own, so that scenarios run side by side and leave nothing behind.
 
+//!
+//! The [`oracle`] is apart from that: text files that say what to configure and send ([`scenario`], [`frame`]), run in two
+//! worlds of its own ([`mod@world`]).
+
+pub mod frame;
 pub mod harness;
 pub mod net;
+pub mod oracle;
+pub mod scenario;
 pub mod traffic;
+pub mod world;
 
 use std::path::PathBuf;
 use std::process::Command;

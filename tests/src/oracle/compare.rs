@@ -1,0 +1,230 @@
+//! What counts as equal.
+//!
+//! Data frames are a strict multiset per port: every byte, but for [`mask`]. Chatter (what the switch says on its own: ARP,
+//! ND, MLD, IGMP) is a set of (port, kind, target) in which [`explained`] lists what one side alone may say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use anyhow::Result;
+
+use super::Done;
+use super::fib::Snapshot;
+use crate::frame::{self, Chatter, addresses, checksum, chatter, decode, hexdump, marker};
+use crate::scenario::Send;
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug)]
+pub enum Difference {
+    /// Data frames that left in one world only.
+    Frames {
+        /// Number of the frame that they descend from, if they carry it.
+        id: Option<u32>,
+        /// Port and bytes in the first world.
+        first: Vec<(usize, Vec<u8>)>,
+        /// The same in the second.
+        second: Vec<(usize, Vec<u8>)>,
+    },
+    /// Chatter that was heard in one world only.
+    Chatter {
+        /// Port.
+        port: usize,
+        /// What.
+        what: Chatter,
+        /// In which world: 0 or 1.
+        world: usize,
+    },
+    /// Anything else, in a sentence.
+    Note(String),
+}
+
+impl Difference {
+    /// For people.
+    pub fn show(&self, sends: &BTreeMap<u32, &Send>) -> String {
+        match self {
+            Difference::Note(text) => format!("  {text}\n"),
+            Difference::Chatter { port, what, world } => {
+                format!("  only in the {} world, port {port}: {} {:?}\n", ["first", "second"][*world], what.kind, what.target)
+            }
+            Difference::Frames { id, first, second } => {
+                let mut out = match id.and_then(|i| sends.get(&i)) {
+                    Some(s) => format!("  frame #{} into port {}: {}\n    {}\n", s.id, s.port, s.text, decode(&s.bytes)),
+                    None => "  a frame that carries no number\n".into(),
+                };
+                let cap = |v: &[(usize, Vec<u8>)], other: Option<&Vec<u8>>, name: &str| {
+                    let mut t = String::new();
+                    if v.is_empty() {
+                        t += &format!("    {name}: nothing\n");
+                    }
+                    for (p, f) in v.iter().take(4) {
+                        t += &format!("    {name}: port {p}: {}\n{}", decode(f), hexdump(f, other.map(Vec::as_slice)));
+                    }
+                    if v.len() > 4 {
+                        t += &format!("    {name}: and {} more\n", v.len() - 4);
+                    }
+                    t
+                };
+                out += &cap(first, second.first().map(|s| &s.1), "first world ");
+                out += &cap(second, first.first().map(|s| &s.1), "second world");
+                out
+            }
+        }
+    }
+}
+
+/// The injected frame that `f` descends from.
+fn origin<'a>(f: &[u8], sends: &BTreeMap<u32, &'a Send>) -> Option<&'a Send> {
+    sends.get(&marker(f)?).copied()
+}
+
+/// Whether `f` is an injected frame passed on, rather than something that the switch made itself.
+fn passed_on(f: &[u8], sends: &BTreeMap<u32, &Send>) -> bool {
+    origin(f, sends).is_some_and(|s| addresses(&s.bytes).is_some() && addresses(&s.bytes) == addresses(f))
+}
+
+/// Blanks what may differ between two kernels that do the same. The whole list:
+///
+/// * The IPv4 identification of packets that the switch makes itself (and so their header checksum): the kernel draws it from counters
+///   hashed with a key that each namespace makes at random.
+/// * The identification in the IPv6 fragment headers of such packets, for the same reason.
+fn mask(f: &[u8], sends: &BTreeMap<u32, &Send>) -> Vec<u8> {
+    let mut m = f.to_vec();
+    if passed_on(f, sends) {
+        return m;
+    }
+    let Some((at, t)) = frame::network(f) else { return m };
+    match t {
+        0x0800 if m.len() >= at + 20 => {
+            let ihl = usize::from(m[at] & 15) * 4;
+            if let Some(h) = m.get_mut(at..at + ihl.max(20)) {
+                // Only a right checksum is made right again: a wrong one is a difference.
+                let right = checksum(&[h]) == 0;
+                h[4..6].fill(0);
+                if right {
+                    h[10..12].fill(0);
+                }
+            }
+        }
+        0x86dd if m.get(at + 6) == Some(&44) && m.len() >= at + 48 => m[at + 44..at + 48].fill(0),
+        _ => {}
+    }
+    m
+}
+
+/// Data frames that left, and how many of them are injected frames passed on.
+pub fn tally(done: &Done, sends: &BTreeMap<u32, &Send>) -> (usize, usize) {
+    let data = done.left.iter().flatten().filter(|f| chatter(f).is_none());
+    data.fold((0, 0), |(n, p), f| (n + 1, p + usize::from(passed_on(f, sends))))
+}
+
+/// Compares one step in two worlds. `snapshots` is called where only the configuration can tell.
+///
+/// # Errors
+/// The configuration can't be read.
+pub fn compare(
+    done: &[Done; 2],
+    sends: &BTreeMap<u32, &Send>,
+    snapshots: impl FnOnce() -> Result<[Snapshot; 2]>,
+) -> Result<Vec<Difference>> {
+    let mut out = Vec::new();
+    for (i, (a, b)) in done[0].said.iter().zip(&done[1].said).enumerate() {
+        if a.ok != b.ok {
+            out.push(Difference::Note(format!("change {} ended otherwise: {a:?} against {b:?}", i + 1)));
+        }
+    }
+    if done[0].refused != done[1].refused {
+        out.push(Difference::Note(format!("the wires refused {:?} and {:?}", done[0].refused, done[1].refused)));
+    }
+    // Data: what is left over of each world when equal frames have been paired off.
+    let mut over: BTreeMap<(usize, Vec<u8>), (i64, Vec<u8>)> = BTreeMap::new();
+    let mut talk: [BTreeSet<(usize, Chatter)>; 2] = Default::default();
+    for (w, d) in done.iter().enumerate() {
+        for (port, frames) in (1..).zip(&d.left) {
+            for f in frames {
+                if let Some(c) = chatter(f) {
+                    talk[w].insert((port, c));
+                } else {
+                    let e = over.entry((port, mask(f, sends))).or_insert((0, f.clone()));
+                    e.0 += if w == 0 { 1 } else { -1 };
+                }
+            }
+        }
+    }
+    type Sides = [Vec<(usize, Vec<u8>)>; 2];
+    let mut by_id: BTreeMap<Option<u32>, Sides> = BTreeMap::new();
+    for ((port, _), (n, f)) in over {
+        let side = usize::from(n < 0);
+        for _ in 0..n.abs() {
+            by_id.entry(marker(&f)).or_default()[side].push((port, f.clone()));
+        }
+    }
+    talk.iter_mut().for_each(|t| t.retain(|(_, c)| !timed(c)));
+    let alone: Vec<(usize, usize, Chatter)> = (0..2)
+        .flat_map(|w| talk[w].difference(&talk[1 - w]).map(move |(p, c)| (w, *p, c.clone())).collect::<Vec<_>>())
+        .collect();
+    if by_id.is_empty() && alone.is_empty() {
+        return Ok(out);
+    }
+    let snaps = snapshots()?;
+    for (id, [first, second]) in by_id {
+        let sent = id.and_then(|i| sends.get(&i).copied());
+        if !multipath(&snaps[0], sent, &first, &second) {
+            out.push(Difference::Frames { id, first, second });
+        }
+    }
+    for (world, port, what) in alone {
+        if !explained(&snaps, world, port, &what) {
+            out.push(Difference::Chatter { port, what, world });
+        }
+    }
+    Ok(out)
+}
+
+/// Reports that the kernel sends at random times of its own.
+fn timed(c: &Chatter) -> bool {
+    matches!(c.kind, "mld" | "igmp" | "rs")
+}
+
+/// Which chatter one world alone may send:
+///
+/// * The second world: requests for a gateway or a neighbour that it holds. The agent keeps those that hardware uses resolved
+///   (DESIGN, promise 1: keep-alive requests to neighbours in use).
+/// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
+fn explained(snaps: &[Snapshot; 2], world: usize, port: usize, c: &Chatter) -> bool {
+    let Some(target) = c.target else { return false };
+    if !matches!(c.kind, "arp-request" | "ns") {
+        return false;
+    }
+    match world {
+        1 => snaps[1].gateway(target) || snaps[1].neighbour(port, target).is_some(),
+        _ => snaps[1].neighbour(port, target).is_some_and(|n| n.mac.is_some()),
+    }
+}
+
+/// Whether frames differ only in that each world chose another member that the multipath route allows.
+fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
+    let to = |f: &[u8]| addresses(f).map(|(_, d)| d);
+    let strip = |v: &[(usize, Vec<u8>)]| {
+        let mut b: Vec<Vec<u8>> = v.iter().map(|(_, f)| f.get(12..).unwrap_or_default().to_vec()).collect();
+        b.sort();
+        b
+    };
+    let legal = |v: &[(usize, Vec<u8>)]| {
+        v.iter().all(|(port, f)| {
+            let members = to(f).map(|d| s.members(d)).unwrap_or_default();
+            members.len() > 1
+                && members.iter().any(|m| {
+                    m.port == *port && m.mac.is_some_and(|m| f[..6] == m.0) && m.own.is_some_and(|o| f[6..12] == o.0)
+                })
+        })
+    };
+    // A member without a usable neighbour swallows its share.
+    let void = |d: Option<IpAddr>| d.is_some_and(|d| s.members(d).len() > 1 && s.members(d).iter().any(|m| m.mac.is_none()));
+    if !legal(first) || !legal(second) {
+        return false;
+    }
+    if first.is_empty() || second.is_empty() {
+        return void(sent.and_then(|s| to(&s.bytes)));
+    }
+    strip(first) == strip(second)
+}

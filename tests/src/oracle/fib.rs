@@ -1,0 +1,151 @@
+//! What the configuration allows where the kernel has a choice: the members of a multipath route, from `ip -j`.
+//!
+//! Not a second FIB: it is asked only about frames that the worlds disagree on, and only whether a route has several members.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result};
+use hal::Mac;
+use serde_json::Value;
+
+use crate::world::Said;
+
+/// A neighbour.
+#[derive(Clone, Debug)]
+pub struct Neighbour {
+    port: usize,
+    addr: IpAddr,
+    /// Its MAC, while it is usable.
+    pub mac: Option<Mac>,
+}
+
+/// A member of a multipath route.
+#[derive(Clone, Debug)]
+pub struct Member {
+    /// The port that it leaves by; 0 for no port.
+    pub port: usize,
+    /// The MAC that frames to it bear; `None` where it has no usable neighbour.
+    pub mac: Option<Mac>,
+    /// The port's own MAC.
+    pub own: Option<Mac>,
+}
+
+#[derive(Clone, Debug)]
+struct Route {
+    addr: IpAddr,
+    len: u8,
+    metric: u64,
+    hops: Vec<(usize, Option<IpAddr>)>,
+}
+
+/// Routes, neighbours and ports of a world at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    routes: Vec<Route>,
+    neighbours: Vec<Neighbour>,
+    macs: Vec<(usize, Mac)>,
+    use_neigh: bool,
+}
+
+fn port(v: &Value) -> usize {
+    v["dev"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
+fn gateway(v: &Value) -> Option<IpAddr> {
+    v["gateway"].as_str().or_else(|| v["via"]["host"].as_str())?.parse().ok()
+}
+
+fn covers(addr: IpAddr, len: u8, a: IpAddr) -> bool {
+    let bits = |a: IpAddr| match a {
+        IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
+        IpAddr::V6(a) => a.to_bits(),
+    };
+    addr.is_ipv4() == a.is_ipv4() && (len == 0 || (bits(addr) ^ bits(a)) >> (128 - u32::from(len.min(128))) == 0)
+}
+
+impl Snapshot {
+    /// Takes one; `run` runs a command line in the switch namespace.
+    ///
+    /// # Errors
+    /// `ip` failed.
+    pub fn take(run: impl Fn(&str) -> Result<Said>) -> Result<Snapshot> {
+        let list = |line: &str| -> Result<Vec<Value>> {
+            let said = run(line)?;
+            // `ip -j` prints nothing for an empty list.
+            if said.text.is_empty() {
+                return Ok(Vec::new());
+            }
+            serde_json::from_str(&said.text).with_context(|| format!("{line}: {}", said.text))
+        };
+        let mut s = Snapshot::default();
+        for (family, zero) in [("-4", "0.0.0.0"), ("-6", "::")] {
+            for r in list(&format!("ip -j {family} route show table main"))? {
+                let dst = r["dst"].as_str().unwrap_or_default();
+                let dst = if dst == "default" { format!("{zero}/0") } else { dst.to_owned() };
+                let (addr, len) = dst.split_once('/').unwrap_or((&dst, if zero == "::" { "128" } else { "32" }));
+                let (Ok(addr), Ok(len)) = (addr.parse(), len.parse()) else { continue };
+                let alive = |v: &&Value| !v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == "dead"));
+                let hops = match r["nexthops"].as_array() {
+                    Some(n) => n.iter().filter(alive).map(|n| (port(n), gateway(n))).collect(),
+                    None => vec![(port(&r), gateway(&r))],
+                };
+                s.routes.push(Route { addr, len, metric: r["metric"].as_u64().unwrap_or(0), hops });
+            }
+        }
+        for n in list("ip -j neigh show")? {
+            let Some(addr) = n["dst"].as_str().and_then(|a| a.parse().ok()) else { continue };
+            let failed = n["state"].as_array().is_some_and(|s| s.iter().any(|s| s == "FAILED" || s == "INCOMPLETE"));
+            let mac = n["lladdr"].as_str().and_then(|m| m.parse().ok()).filter(|_| !failed);
+            s.neighbours.push(Neighbour { port: port(&n), addr, mac });
+        }
+        for l in list("ip -j link show")? {
+            let p = l["ifname"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok());
+            if let (Some(p), Some(m)) = (p, l["address"].as_str().and_then(|m| m.parse().ok())) {
+                s.macs.push((p, m));
+            }
+        }
+        s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
+        Ok(s)
+    }
+
+    /// Whether any route has that gateway.
+    pub fn gateway(&self, a: IpAddr) -> bool {
+        self.routes.iter().any(|r| r.hops.iter().any(|(_, g)| *g == Some(a)))
+    }
+
+    /// The neighbour of that address on a port.
+    pub fn neighbour(&self, port: usize, a: IpAddr) -> Option<&Neighbour> {
+        self.neighbours.iter().find(|n| n.port == port && n.addr == a)
+    }
+
+    /// Members of the route that a packet to `d` takes.
+    pub fn members(&self, d: IpAddr) -> Vec<Member> {
+        let best = self
+            .routes
+            .iter()
+            .filter(|r| covers(r.addr, r.len, d))
+            .min_by_key(|r| (std::cmp::Reverse(r.len), r.metric));
+        let Some(best) = best else { return Vec::new() };
+        let all: Vec<Member> = best
+            .hops
+            .iter()
+            .map(|(p, g)| Member {
+                port: *p,
+                mac: self.neighbour(*p, g.unwrap_or(d)).and_then(|n| n.mac),
+                own: self.macs.iter().find(|(q, _)| q == p).map(|(_, m)| *m),
+            })
+            .collect();
+        // With fib_multipath_use_neigh the kernel passes over members that have failed, while there are others.
+        let bad = |(m, (p, g)): &(&Member, &(usize, Option<IpAddr>))| {
+            m.mac.is_none() && self.neighbour(*p, g.unwrap_or(d)).is_some()
+        };
+        if self.use_neigh && d.is_ipv4() {
+            let good: Vec<Member> = all.iter().zip(&best.hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
+            if !good.is_empty() && good.len() < all.len() {
+                // Doubled when alone, so that it still counts as a choice that was made.
+                return if good.len() == 1 { [good.clone(), good].concat() } else { good };
+            }
+        }
+        all
+    }
+}

@@ -1,0 +1,274 @@
+//! The oracle: a scenario runs with the kernel alone and with Virga, and all that leaves the ports is compared.
+//!
+//! `compare` says what is equal, `fib` what a multipath route allows, `fuzz` invents scenarios, `shrink` cuts them down. Making
+//! worlds and frames is `world`'s and `frame`'s.
+
+pub mod compare;
+mod fib;
+pub mod fuzz;
+mod shrink;
+pub mod suite;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+
+use crate::scenario::{Action, Must, Scenario, Send, Step};
+use crate::world::{Carried, Kind, Programs, Said, World};
+pub use compare::Difference;
+pub use shrink::shrink;
+
+/// What to run scenarios in.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The two worlds: the kernel and Virga, or (to measure the harness's own noise) the kernel twice.
+    pub worlds: [Kind; 2],
+    /// Where Virga's programs are.
+    pub programs: Programs,
+}
+
+/// How a scenario ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Both worlds did the same.
+    Equal,
+    /// They did not; the report.
+    Different(String),
+    /// They did not once, and then did: the report of that once.
+    Flaky(String),
+    /// It could not be run to its end.
+    Failed(String),
+    /// This machine lacks something.
+    Skipped(String),
+}
+
+/// A scenario's row in the table.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its name.
+    pub name: String,
+    /// Frames sent.
+    pub sent: usize,
+    /// Data frames that left the first world's ports.
+    pub left: usize,
+    /// Of them: injected frames passed on, not answers of the switch itself.
+    pub forwarded: usize,
+    /// Frames that the chip forwarded.
+    pub carried: u64,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// How long it took.
+    pub took: Duration,
+}
+
+impl Row {
+    /// What the chip carried of what was forwarded, in percent; `None` where nothing was.
+    pub fn share(&self) -> Option<u32> {
+        (self.forwarded > 0).then(|| (self.carried as usize * 100 / self.forwarded) as u32)
+    }
+    /// Whether nothing is wrong.
+    pub fn fine(&self) -> bool {
+        matches!(self.outcome, Outcome::Equal | Outcome::Skipped(_))
+    }
+}
+
+/// One step in one world.
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// What each action said.
+    pub said: Vec<Said>,
+    /// Numbers of the frames that the wire refused.
+    pub refused: Vec<u32>,
+    /// What left each port.
+    pub left: Vec<Vec<Vec<u8>>>,
+}
+
+/// Frames sent before the harness waits until they have been dealt with, so that no queue on the way overflows.
+const BURST: usize = 48;
+
+fn step(w: &mut World, s: &Step) -> Result<Done> {
+    let mut d = Done::default();
+    for a in &s.actions {
+        d.said.push(w.act(a).with_context(|| format!("{a:?}"))?);
+    }
+    w.settle()?;
+    for burst in s.sends.chunks(BURST) {
+        for f in burst {
+            if !w.send(f.port, &f.bytes) {
+                d.refused.push(f.id);
+            }
+        }
+        w.quiesce()?;
+    }
+    d.left = w.take();
+    Ok(d)
+}
+
+/// Runs both closures at once.
+fn both<T: std::marker::Send>(w: &mut [World; 2], f: impl Fn(&mut World) -> Result<T> + Sync) -> Result<[T; 2]> {
+    let [a, b] = w;
+    std::thread::scope(|s| {
+        let t = s.spawn(|| f(b));
+        let a = f(a);
+        let b = t.join().map_err(|_| anyhow::anyhow!("a thread of the harness died"))?;
+        Ok([a.context("in the first world")?, b.context("in the second world")?])
+    })
+}
+
+/// Why this machine can't run the scenario, if it can't.
+fn missing(s: &Scenario) -> Option<String> {
+    for n in &s.needs {
+        let there = std::env::var_os("PATH")
+            .is_some_and(|p| std::env::split_paths(&p).chain(["/usr/sbin".into()]).any(|d| d.join(n).is_file()));
+        if !there {
+            return Some(format!("{n} is not installed"));
+        }
+    }
+    None
+}
+
+/// Runs a scenario once, to its end or its first difference.
+///
+/// # Errors
+/// It could not be run to its end.
+pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
+    let start = Instant::now();
+    let mut row = Row {
+        name: s.name.clone(),
+        sent: 0,
+        left: 0,
+        forwarded: 0,
+        carried: 0,
+        outcome: Outcome::Equal,
+        took: Duration::ZERO,
+    };
+    if let Some(why) = missing(s) {
+        row.outcome = Outcome::Skipped(why);
+        return Ok(row);
+    }
+    let make = |k| World::new(k, s.ports, &setup.programs);
+    let mut worlds = std::thread::scope(|scope| -> Result<[World; 2]> {
+        let t = scope.spawn(|| make(setup.worlds[1]));
+        let a = make(setup.worlds[0]);
+        let b = t.join().map_err(|_| anyhow::anyhow!("a thread of the harness died"))?;
+        Ok([a.context("making the first world")?, b.context("making the second world")?])
+    })?;
+    let virga = setup.worlds[1] == Kind::Virga;
+    let before = worlds[1].carried()?;
+    let mut sends: BTreeMap<u32, &Send> = BTreeMap::new();
+    for (n, st) in s.steps.iter().enumerate() {
+        sends.extend(st.sends.iter().map(|f| (f.id, f)));
+        row.sent += st.sends.len();
+        let done = both(&mut worlds, |w| step(w, st))?;
+        let (left, forwarded) = compare::tally(&done[0], &sends);
+        row.left += left;
+        row.forwarded += forwarded;
+        let mut differences = expected(st, &done[0]);
+        let after = |w: &World| fib::Snapshot::take(|line| w.run(line));
+        differences.extend(compare::compare(&done, &sends, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
+        if !differences.is_empty() {
+            let mut text = format!("step {} (line {}):\n", n + 1, st.line);
+            for d in &differences {
+                text += &d.show(&sends);
+            }
+            if virga {
+                let now = worlds[1].carried()?;
+                text += &format!("  {}\n", traps(&before, &now));
+                text += &worlds[1].state();
+                text += &worlds[1].log();
+            }
+            row.outcome = Outcome::Different(text);
+            break;
+        }
+    }
+    let after = worlds[1].carried()?;
+    row.carried = after.forwarded - before.forwarded;
+    if row.outcome == Outcome::Equal {
+        row.outcome = judge(s, &row, &worlds[1], &before, &after, virga);
+    }
+    row.took = start.elapsed();
+    Ok(row)
+}
+
+/// What the scenario itself demands, once both worlds agree.
+fn judge(s: &Scenario, row: &Row, w: &World, before: &Carried, after: &Carried, virga: bool) -> Outcome {
+    if let Some(want) = s.count
+        && want != row.left
+    {
+        return Outcome::Different(format!("{} data frames left the ports, the scenario says {want}\n", row.left));
+    }
+    if !virga {
+        return Outcome::Equal;
+    }
+    if let Err(e) = w.check() {
+        return Outcome::Different(format!("the frames are equal, but {e:#}\n"));
+    }
+    if after.policed > before.policed {
+        return Outcome::Different(format!("{} punted frames were dropped by policers\n", after.policed - before.policed));
+    }
+    if let (Some(want), Some(share)) = (s.share, row.share())
+        && share < want
+    {
+        return Outcome::Different(format!(
+            "the chip carried {share} % of the {} forwarded frames, the scenario says {want} %\n  {}\n{}",
+            row.forwarded,
+            traps(before, after),
+            w.state()
+        ));
+    }
+    Outcome::Equal
+}
+
+/// Commands that ended otherwise than the scenario says, in the first world.
+fn expected(st: &Step, done: &Done) -> Vec<Difference> {
+    let mut out = Vec::new();
+    for (a, said) in st.actions.iter().zip(&done.said) {
+        if let Action::Command { line, must } = a
+            && (*must, said.ok) != (Must::Succeed, true)
+            && (*must, said.ok) != (Must::Fail, false)
+            && *must != Must::Either
+        {
+            let how = if said.ok { "succeeded and should not" } else { "failed" };
+            out.push(Difference::Note(format!("{line:?} {how}: {}", said.text)));
+        }
+    }
+    out
+}
+
+fn traps(before: &Carried, after: &Carried) -> String {
+    let old: BTreeMap<_, _> = before.traps.iter().map(|(k, n)| (k, *n)).collect();
+    let list: Vec<String> = after
+        .traps
+        .iter()
+        .map(|(k, n)| (k, n - old.get(k).copied().unwrap_or(0)))
+        .filter(|(_, n)| *n > 0)
+        .map(|(k, n)| format!("{k} {n}"))
+        .collect();
+    format!("the chip forwarded {} and trapped: {}", after.forwarded - before.forwarded, list.join(", "))
+}
+
+/// Runs a scenario; one that differs runs again, to tell a difference from a fluke.
+pub fn run(s: &Scenario, setup: &Setup) -> Row {
+    let start = Instant::now();
+    let attempt = || {
+        once(s, setup).unwrap_or_else(|e| Row {
+            name: s.name.clone(),
+            sent: 0,
+            left: 0,
+            forwarded: 0,
+            carried: 0,
+            outcome: Outcome::Failed(format!("{e:#}\n")),
+            took: Duration::ZERO,
+        })
+    };
+    let mut first = attempt();
+    if let Outcome::Different(text) | Outcome::Failed(text) = &first.outcome {
+        let again = [attempt(), attempt()];
+        if again.iter().all(|r| r.outcome == Outcome::Equal) {
+            first.outcome = Outcome::Flaky(text.clone());
+        }
+    }
+    first.took = start.elapsed();
+    first
+}

@@ -1,0 +1,498 @@
+//! Two worlds that look alike from their wires: one in which the kernel forwards alone, and one with Virga.
+//!
+//! Both have a switch namespace with netdevs swp1 to swpN of equal names and MAC addresses, and wires whose far ends the
+//! harness holds in a namespace of its own. A world knows how to be changed, how to be sent a frame, and when it is quiet.
+//! What is sent and what is right is not known here.
+
+mod neigh;
+pub mod netns;
+mod socket;
+mod virga;
+
+use std::io;
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hal::Mac;
+
+use crate::frame::{self, SENTINEL, chatter, host_mac, port_mac};
+use crate::scenario::Action;
+use netns::NetNs;
+use socket::{Packets, wait_any};
+pub use virga::{Carried, Programs};
+
+/// Nothing takes longer in a healthy world, on a loaded machine too.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Who forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// The kernel alone.
+    Kernel,
+    /// Chip and agent, the kernel behind them.
+    Virga,
+}
+
+/// A port as the harness holds it.
+#[derive(Debug)]
+struct Port {
+    /// On the wire's far end.
+    wire: Packets,
+    /// On the netdev in the switch namespace; sees sentinels only. `None` where the scenario took the device away.
+    host: Option<Packets>,
+    /// What left the switch by it since it was last taken.
+    captured: Vec<Vec<u8>>,
+}
+
+/// What a changed world said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Said {
+    /// Whether the command succeeded.
+    pub ok: bool,
+    /// What it wrote to both outputs.
+    pub text: String,
+}
+
+/// One of the two.
+#[derive(Debug)]
+pub struct World {
+    /// Which.
+    pub kind: Kind,
+    // Before the namespaces, so that its processes end first.
+    switch: Option<virga::Virga>,
+    sw: NetNs,
+    wire: NetNs,
+    ports: Vec<Port>,
+    answers: Vec<(usize, IpAddr, Mac)>,
+    round: u32,
+}
+
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// Set in the switch namespace before it has devices, so that they begin with it.
+const SYSCTLS: &[(&str, &str)] = &[
+    ("ipv4/ip_forward", "1"),
+    ("ipv6/conf/all/forwarding", "1"),
+    ("ipv6/conf/default/forwarding", "1"),
+    // No duplicate address detection: addresses are usable at once.
+    ("ipv6/conf/all/accept_dad", "0"),
+    ("ipv6/conf/default/accept_dad", "0"),
+    ("ipv6/conf/default/dad_transmits", "0"),
+    // Rate limits depend on time, not on the frames.
+    ("ipv4/icmp_ratelimit", "0"),
+    ("ipv4/icmp_ratemask", "0"),
+    ("ipv6/icmp/ratelimit", "0"),
+    ("ipv6/icmp/ratemask", ""),
+    // Else flow labels of the kernel's own packets come from a random key.
+    ("ipv6/auto_flowlabels", "0"),
+    // Redirects are limited by time and peer; scenarios about them switch them on.
+    ("ipv4/conf/all/send_redirects", "0"),
+    ("ipv4/conf/default/send_redirects", "0"),
+];
+
+/// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon.
+const NEIGH: &[(&str, &str)] = &[("retrans_time_ms", "100"), ("mcast_solicit", "1")];
+
+fn sysctl(path: &str, value: &str) -> io::Result<()> {
+    std::fs::write(format!("/proc/sys/{path}"), format!("{value}\n"))
+}
+
+impl World {
+    /// Makes a world with `ports` ports, all down and without addresses.
+    ///
+    /// # Errors
+    /// What could not be made.
+    pub fn new(kind: Kind, ports: usize, programs: &Programs) -> Result<World> {
+        let n = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let sw = NetNs::new(&format!("sw{n}"))?;
+        let wire = NetNs::new(&format!("wire{n}"))?;
+        wire.enter(|| -> Result<()> {
+            sysctl("net/ipv6/conf/default/disable_ipv6", "1").context("disable_ipv6")?;
+            Ok(())
+        })??;
+        sw.enter(|| -> Result<()> {
+            for (k, v) in SYSCTLS {
+                sysctl(&format!("net/{k}"), v).with_context(|| k.to_string())?;
+            }
+            Ok(())
+        })??;
+        let mut batch = String::new();
+        for p in 1..=ports {
+            // The wire's near end is the netdev itself for the kernel, and the chip's to take for Virga.
+            let (name, to) = match kind {
+                Kind::Kernel => (format!("swp{p}"), format!(" netns {}", sw.name)),
+                Kind::Virga => (format!("e{p}"), String::new()),
+            };
+            let mac = port_mac(p);
+            batch += &format!("link add w{p} type veth peer name {name} address {mac}{to}\nlink set w{p} arp off up\n");
+        }
+        wire.enter(|| ip_batch(&batch))??;
+        let switch = match kind {
+            Kind::Kernel => None,
+            Kind::Virga => Some(virga::Virga::start(n, ports, &sw, &wire, programs)?),
+        };
+        sw.enter(|| -> Result<()> {
+            for p in 1..=ports {
+                netns::offloads_off(&format!("swp{p}"))?;
+                for (k, v) in NEIGH {
+                    for f in ["ipv4", "ipv6"] {
+                        let path = format!("net/{f}/neigh/swp{p}/{k}");
+                        sysctl(&path, v).with_context(|| path.clone())?;
+                    }
+                }
+            }
+            Ok(())
+        })??;
+        let wires = wire.enter(|| -> Result<Vec<Packets>> {
+            (1..=ports)
+                .map(|p| {
+                    netns::offloads_off(&format!("w{p}"))?;
+                    Packets::open(&format!("w{p}"), libc::ETH_P_ALL as u16)
+                })
+                .collect()
+        })??;
+        let hosts = sw.enter(|| -> Result<Vec<Packets>> {
+            (1..=ports).map(|p| Packets::open(&format!("swp{p}"), SENTINEL)).collect()
+        })??;
+        let ports = wires
+            .into_iter()
+            .zip(hosts)
+            .map(|(wire, host)| Port { wire, host: Some(host), captured: Vec::new() })
+            .collect();
+        let mut w = World { kind, switch, sw, wire, ports, answers: Vec::new(), round: 0 };
+        w.settle()?;
+        Ok(w)
+    }
+
+    /// Runs a command line in the switch namespace.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn run(&self, line: &str) -> Result<Said> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if let ["sysctl", rest @ ..] = &words[..]
+            && let [set] = rest.strip_prefix(&["-w"]).unwrap_or(rest)
+            && let Some((k, v)) = set.split_once('=')
+        {
+            let path = if k.contains('/') { k.to_owned() } else { k.replace('.', "/") };
+            return Ok(match self.sw.enter(|| sysctl(&path, v))? {
+                Ok(()) => Said { ok: true, text: String::new() },
+                Err(e) => Said { ok: false, text: e.to_string() },
+            });
+        }
+        let words = shell_words(line);
+        let Some((program, args)) = words.split_first() else { bail!("an empty command") };
+        let out = self
+            .sw
+            .enter(|| Command::new(program).args(args).output())?
+            .with_context(|| format!("{program} can't be started"))?;
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        Ok(Said { ok: out.status.success(), text: text.trim().to_owned() })
+    }
+
+    /// Carries out a change. It may not have settled when this returns.
+    ///
+    /// # Errors
+    /// It can't be carried out at all; a command that fails is no error here.
+    pub fn act(&mut self, a: &Action) -> Result<Said> {
+        let said = Said { ok: true, text: String::new() };
+        match a {
+            Action::Command { line, .. } => self.run(line),
+            Action::Answer { port, addr, mac } => {
+                self.answers.retain(|(p, a, _)| (p, a) != (port, addr));
+                self.answers.extend(mac.map(|m| (*port, *addr, m)));
+                Ok(said)
+            }
+            Action::Link { port, up } => {
+                // What is on its way must not be lost to the change in one world and not in the other.
+                self.quiesce()?;
+                let dev = format!("w{port}");
+                let state = if *up { "up" } else { "down" };
+                let out = self.wire.enter(|| Command::new("ip").args(["link", "set", &dev, state]).output())??;
+                if !out.status.success() {
+                    bail!("{dev} {state}: {}", String::from_utf8_lossy(&out.stderr));
+                }
+                let swp = format!("swp{port}");
+                let until = Instant::now() + PATIENCE;
+                // The kernel lags behind the wire (kernel-facts 10).
+                self.sw.enter(|| -> Result<()> {
+                    loop {
+                        match netns::flags(&swp) {
+                            Some(f) if f & libc::IFF_UP != 0 && (f & libc::IFF_RUNNING != 0) != *up => {}
+                            _ => return Ok(()),
+                        }
+                        if Instant::now() > until {
+                            bail!("{swp} did not notice that its wire went {state}");
+                        }
+                        std::thread::sleep(Duration::from_millis(2));
+                    }
+                })??;
+                Ok(said)
+            }
+        }
+    }
+
+    /// Waits until what was changed is in force.
+    ///
+    /// # Errors
+    /// It does not come to be.
+    pub fn settle(&mut self) -> Result<()> {
+        self.carriers()?;
+        self.quiesce()?;
+        if let Some(v) = &self.switch {
+            v.settle(&self.sw)?;
+            // A managed gateway may have been asked for; what comes of it belongs to the change.
+            self.quiesce()?;
+            if let Some(v) = &self.switch {
+                v.settle(&self.sw)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until each netdev that is up has the carrier that its wire has: a device set up says so only a moment later.
+    fn carriers(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let n = self.ports.len();
+        let wires: Vec<bool> = self
+            .wire
+            .enter(|| (1..=n).map(|p| netns::flags(&format!("w{p}")).is_some_and(|f| f & libc::IFF_UP != 0)).collect())?;
+        self.sw.enter(|| -> Result<()> {
+            for (p, wire) in (1..).zip(&wires) {
+                while let Some(f) = netns::flags(&format!("swp{p}")) {
+                    if f & libc::IFF_UP == 0 || (f & libc::IFF_RUNNING != 0) == *wire {
+                        break;
+                    }
+                    if Instant::now() > until {
+                        bail!("swp{p} is up, its wire is {}, and they never agreed", if *wire { "up" } else { "down" });
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            }
+            Ok(())
+        })?
+    }
+
+    /// Sends a frame into a port. `false` where the wire refuses it (it is down, or the frame is a runt or a giant).
+    pub fn send(&mut self, port: usize, bytes: &[u8]) -> bool {
+        self.ports.get(port.wrapping_sub(1)).is_some_and(|p| p.wire.send(bytes).is_ok())
+    }
+
+    /// What left each port since this was last called.
+    pub fn take(&mut self) -> Vec<Vec<Vec<u8>>> {
+        self.ports.iter_mut().map(|p| std::mem::take(&mut p.captured)).collect()
+    }
+
+    /// Waits until all that was sent has been dealt with and nothing is on its way any more: sentinels have gone through
+    /// each port, in and out, behind it; no neighbour is being resolved; and a whole round brought nothing new.
+    ///
+    /// # Errors
+    /// The world does not come to rest.
+    pub fn quiesce(&mut self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let before = self.captured();
+            self.round += 1;
+            let n = self.ports.len();
+            let open: Vec<usize> = self.sw.enter(|| {
+                let want = libc::IFF_UP | libc::IFF_RUNNING;
+                (1..=n).filter(|p| netns::flags(&format!("swp{p}")).is_some_and(|f| f & want == want)).collect()
+            })?;
+            self.sentinels_in(&open, until)?;
+            self.sentinels_out(&open, until)?;
+            let resolving = self.sw.enter(neigh::incomplete)??;
+            self.pump()?;
+            if resolving == 0 && self.captured() == before {
+                return Ok(());
+            }
+            if resolving > 0 {
+                // Ends by an answer, which this wakes up for, or by the kernel's own timer.
+                wait_any(&self.ports.iter().map(|p| &p.wire).collect::<Vec<_>>(), Instant::now() + Duration::from_millis(20));
+            }
+            if Instant::now() > until {
+                bail!("the world does not come to rest: {resolving} neighbours are being resolved");
+            }
+        }
+    }
+
+    fn captured(&self) -> usize {
+        self.ports.iter().map(|p| p.captured.len()).sum()
+    }
+
+    fn sentinel(&self, port: usize, phase: u8) -> Vec<u8> {
+        let mut f = [port_mac(port).0, host_mac(port, 255).0].concat();
+        f.extend_from_slice(&SENTINEL.to_be_bytes());
+        f.extend_from_slice(&self.round.to_be_bytes());
+        f.push(phase);
+        f.resize(60, 0);
+        f
+    }
+
+    /// From the wires to the netdevs.
+    fn sentinels_in(&mut self, open: &[usize], until: Instant) -> Result<()> {
+        let mut waiting = Vec::new();
+        for &p in open {
+            let f = self.sentinel(p, 0);
+            if self.ports[p - 1].host.is_some() && self.send(p, &f) {
+                waiting.push((p, f));
+            }
+        }
+        for (p, f) in waiting {
+            loop {
+                let Some(host) = &self.ports[p - 1].host else { break };
+                match host.receive()? {
+                    Some(g) if g.get(12..) == f.get(12..) => break,
+                    Some(_) => {}
+                    None => {
+                        host.wait(Instant::now() + Duration::from_millis(20));
+                        self.pump()?;
+                    }
+                }
+                if Instant::now() > until {
+                    bail!("a frame sent into port {p} never reached swp{p}{}", self.log());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// From the netdevs to the wires.
+    fn sentinels_out(&mut self, open: &[usize], until: Instant) -> Result<()> {
+        let mut waiting = Vec::new();
+        for &p in open {
+            let f = self.sentinel(p, 1);
+            if self.ports[p - 1].host.as_ref().is_some_and(|h| h.send(&f).is_ok()) {
+                waiting.push((p, f));
+            }
+        }
+        for (p, f) in waiting {
+            loop {
+                self.pump()?;
+                let port = &mut self.ports[p - 1];
+                let before = port.captured.len();
+                port.captured.retain(|g| g.get(12..) != f.get(12..));
+                if port.captured.len() < before {
+                    break;
+                }
+                if Instant::now() > until {
+                    bail!("a frame sent by swp{p} never reached its wire{}", self.log());
+                }
+                self.ports[p - 1].wire.wait(Instant::now() + Duration::from_millis(20));
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what arrived on the wires, and answers for the addresses that the scenario has the harness answer for.
+    fn pump(&mut self) -> Result<()> {
+        for (n, port) in (1..).zip(&mut self.ports) {
+            while let Some(f) = port.wire.receive()? {
+                if let Some(c) = chatter(&f)
+                    && let ("arp-request" | "ns", Some(target)) = (c.kind, c.target)
+                    && let Some((_, _, mac)) = self.answers.iter().find(|(p, a, _)| *p == n && *a == target)
+                    && let Some(answer) = answer(&f, n, target, *mac)
+                {
+                    // A wire that is down has no one to answer.
+                    let _ = port.wire.send(&answer);
+                }
+                port.captured.push(f);
+            }
+        }
+        Ok(())
+    }
+
+    /// What the chip carried and dropped so far; all zero in the kernel's world.
+    ///
+    /// # Errors
+    /// The agent does not say.
+    pub fn carried(&self) -> Result<Carried> {
+        self.switch.as_ref().map_or(Ok(Carried::default()), |v| v.carried(&self.sw))
+    }
+
+    /// The ends of the switch's logs, for a report.
+    pub fn log(&self) -> String {
+        self.switch.as_ref().map_or(String::new(), virga::Virga::log)
+    }
+
+    /// What the agent says of itself, for a report.
+    pub fn state(&self) -> String {
+        self.switch.as_ref().map_or(String::new(), |v| v.state(&self.sw))
+    }
+
+    /// Whether the agent finds kernel, desired and chip equal; always so in the kernel's world.
+    ///
+    /// # Errors
+    /// Its sentence, where it does not.
+    pub fn check(&self) -> Result<()> {
+        self.switch.as_ref().map_or(Ok(()), |v| v.check(&self.sw))
+    }
+}
+
+/// The answer to an ARP or ND request, from the host behind port `n` that has `target`.
+fn answer(request: &[u8], n: usize, target: IpAddr, mac: Mac) -> Option<Vec<u8>> {
+    let asker = Mac(request.get(6..12)?.try_into().ok()?);
+    let text = match target {
+        IpAddr::V4(t) => {
+            let (at, _) = frame::network(request)?;
+            let spa = std::net::Ipv4Addr::from(<[u8; 4]>::try_from(request.get(at + 14..at + 18)?).ok()?);
+            format!("arp rep {t}>{spa} src={mac} sha={mac} tha={asker} dst={asker}")
+        }
+        IpAddr::V6(t) => {
+            let (IpAddr::V6(from), _) = frame::addresses(request)? else { return None };
+            format!("{t}>{from} na={t} src={mac} dst={asker}")
+        }
+    };
+    let mut f = frame::build(&text, &frame::Context { port: n, id: 0 }).ok()?;
+    if target.is_ipv6() {
+        // The option's address, then the checksum anew.
+        let at = f.len() - 6;
+        f[at..].copy_from_slice(&mac.0);
+        f[56..58].fill(0);
+        let n = (f.len() - 54) as u32;
+        let sum = frame::checksum(&[&f[22..54], &n.to_be_bytes(), &[0, 0, 0, 58], &f[54..]]);
+        f[56..58].copy_from_slice(&sum.to_be_bytes());
+    }
+    Some(f)
+}
+
+/// Words of a command line; quotes hold words together (nft expressions).
+fn shell_words(line: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for c in line.chars() {
+        match (quote, c) {
+            (Some(q), c) if c == q => quote = None,
+            (None, '"' | '\'') => {
+                quote = Some(c);
+                word.get_or_insert_default();
+            }
+            (None, c) if c.is_whitespace() => out.extend(word.take()),
+            (_, c) => word.get_or_insert_default().push(c),
+        }
+    }
+    out.extend(word);
+    out
+}
+
+/// Runs `ip -batch` in the calling thread's namespace.
+fn ip_batch(lines: &str) -> Result<()> {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    let mut c = Command::new("ip")
+        .args(["-batch", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("ip can't be started: install iproute2")?;
+    c.stdin.take().context("no pipe to ip")?.write_all(lines.as_bytes())?;
+    let out = c.wait_with_output()?;
+    if !out.status.success() {
+        bail!("ip -batch: {}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok(())
+}
