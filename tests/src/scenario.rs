@@ -115,7 +115,9 @@ pub fn base(ports: usize) -> Vec<String> {
     for n in 1..=ports {
         out.push(format!("ip addr add 10.0.{n}.1/24 dev swp{n}"));
         out.push(format!("ip addr add 2001:db8:{n}::1/64 dev swp{n}"));
-        out.push(format!("ip link set swp{n} up"));
+    }
+    out.extend((1..=ports).map(|n| format!("ip link set swp{n} up")));
+    for n in 1..=ports {
         for h in 2..=4 {
             let mac = frame::host_mac(n, h);
             out.push(format!("ip neigh replace 10.0.{n}.{h} lladdr {mac} dev swp{n} nud permanent"));
@@ -181,10 +183,16 @@ impl Scenario {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
             "ports" => {
-                self.ports = words.get(1).and_then(|v| v.parse().ok()).filter(|p| (1..=32).contains(p)).context("ports wants 1 to 32")?;
+                self.ports = words
+                    .get(1)
+                    .and_then(|v| v.parse().ok())
+                    .filter(|p| (1..=32).contains(p))
+                    .context("ports wants 1 to 32")?;
             }
             "needs" => self.needs.extend(words[1..].iter().map(|w| w.to_string())),
-            "share" => self.share = Some(words.get(1).and_then(|v| v.parse().ok()).context("share wants a percentage")?),
+            "share" => {
+                self.share = Some(words.get(1).and_then(|v| v.parse().ok()).context("share wants a percentage")?)
+            }
             "count" => self.count = Some(words.get(1).and_then(|v| v.parse().ok()).context("count wants a number")?),
             "base" => {
                 for c in base(self.ports) {

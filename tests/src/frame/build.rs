@@ -81,7 +81,7 @@ fn hex(v: &str) -> Result<Vec<u8>> {
         .bytes()
         .map(|b| (b as char).to_digit(16).map(|d| d as u8).ok_or_else(|| anyhow!("{v:?} is not hexadecimal")))
         .collect::<Result<_>>()?;
-    if digits.len() % 2 != 0 {
+    if !digits.len().is_multiple_of(2) {
         bail!("{v:?} has an odd number of hexadecimal digits");
     }
     Ok(digits.chunks(2).map(|d| d[0] << 4 | d[1]).collect())
@@ -158,7 +158,9 @@ pub fn build(text: &str, cx: &Context) -> Result<Vec<u8>> {
     f.extend_from_slice(&src.0);
     for tag in vlan.iter().flat_map(|v| v.split(',')) {
         let (tpid, tci) = match tag.split_once('.') {
-            Some((p, t)) => (u16::from_str_radix(p, 16).map_err(|_| anyhow!("vlan={tag}: {p:?} is not hexadecimal"))?, t),
+            Some((p, t)) => {
+                (u16::from_str_radix(p, 16).map_err(|_| anyhow!("vlan={tag}: {p:?} is not hexadecimal"))?, t)
+            }
             None => (0x8100, tag),
         };
         f.extend_from_slice(&tpid.to_be_bytes());

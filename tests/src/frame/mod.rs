@@ -139,7 +139,15 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused_with_a_sentence() {
-        for s in ["", "10.0.1.2", "10.0.1.2>::1", "10.0.1.2>10.0.1.3 ttl=x", "10.0.1.2>10.0.1.3 colour=red", "hex 0", "hex zz"] {
+        for s in [
+            "",
+            "10.0.1.2",
+            "10.0.1.2>::1",
+            "10.0.1.2>10.0.1.3 ttl=x",
+            "10.0.1.2>10.0.1.3 colour=red",
+            "hex 0",
+            "hex zz",
+        ] {
             assert!(build(s, &Context { port: 1, id: 1 }).is_err(), "{s:?}");
         }
     }

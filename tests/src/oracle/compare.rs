@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::Done;
 use super::fib::Snapshot;
-use crate::frame::{self, Chatter, addresses, checksum, chatter, decode, hexdump, marker};
+use crate::frame::{self, Chatter, addresses, chatter, checksum, decode, hexdump, marker};
 use crate::scenario::Send;
 
 /// One thing that is not as it should be.
@@ -44,11 +44,18 @@ impl Difference {
         match self {
             Difference::Note(text) => format!("  {text}\n"),
             Difference::Chatter { port, what, world } => {
-                format!("  only in the {} world, port {port}: {} {:?}\n", ["first", "second"][*world], what.kind, what.target)
+                format!(
+                    "  only in the {} world, port {port}: {} {:?}\n",
+                    ["first", "second"][*world],
+                    what.kind,
+                    what.target
+                )
             }
             Difference::Frames { id, first, second } => {
                 let mut out = match id.and_then(|i| sends.get(&i)) {
-                    Some(s) => format!("  frame #{} into port {}: {}\n    {}\n", s.id, s.port, s.text, decode(&s.bytes)),
+                    Some(s) => {
+                        format!("  frame #{} into port {}: {}\n    {}\n", s.id, s.port, s.text, decode(&s.bytes))
+                    }
                     None => "  a frame that carries no number\n".into(),
                 };
                 let cap = |v: &[(usize, Vec<u8>)], other: Option<&Vec<u8>>, name: &str| {
@@ -131,9 +138,6 @@ pub fn compare(
         if a.ok != b.ok {
             out.push(Difference::Note(format!("change {} ended otherwise: {a:?} against {b:?}", i + 1)));
         }
-    }
-    if done[0].refused != done[1].refused {
-        out.push(Difference::Note(format!("the wires refused {:?} and {:?}", done[0].refused, done[1].refused)));
     }
     // Data: what is left over of each world when equal frames have been paired off.
     let mut over: BTreeMap<(usize, Vec<u8>), (i64, Vec<u8>)> = BTreeMap::new();
@@ -219,7 +223,8 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
         })
     };
     // A member without a usable neighbour swallows its share.
-    let void = |d: Option<IpAddr>| d.is_some_and(|d| s.members(d).len() > 1 && s.members(d).iter().any(|m| m.mac.is_none()));
+    let void =
+        |d: Option<IpAddr>| d.is_some_and(|d| s.members(d).len() > 1 && s.members(d).iter().any(|m| m.mac.is_none()));
     if !legal(first) || !legal(second) {
         return false;
     }

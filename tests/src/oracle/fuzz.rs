@@ -190,12 +190,15 @@ impl Gen {
         if self.r.chance(10) {
             tail += " proto bgp";
         }
-        let verb = self.r.pick(&["add", "add", "replace", "replace", "replace", "append", "prepend", "del", "del", "change"]);
+        let verb =
+            self.r.pick(&["add", "add", "replace", "replace", "replace", "append", "prepend", "del", "del", "change"]);
         if verb == "del" {
-            let metric = if self.r.chance(30) { format!(" metric {}", self.r.pick(&[10, 20, 1024])) } else { String::new() };
+            let metric =
+                if self.r.chance(30) { format!(" metric {}", self.r.pick(&[10, 20, 1024])) } else { String::new() };
             return format!("ip {f}route del {prefix}{metric}");
         }
-        let kind = self.r.pick(&["", "", "", "", "", "", "", "blackhole ", "unreachable ", "prohibit ", "throw ", "local "]);
+        let kind =
+            self.r.pick(&["", "", "", "", "", "", "", "blackhole ", "unreachable ", "prohibit ", "throw ", "local "]);
         if !kind.is_empty() {
             let dev = if kind == "local " { " dev lo" } else { "" };
             return format!("ip {f}route {verb} {kind}{prefix}{dev}{tail}");
@@ -249,7 +252,8 @@ impl Gen {
             63..66 => format!("ip link set swp{p} mtu {}", self.r.pick(&[1280, 1400, 1500, 1500, 576])),
             66..74 => {
                 let h = 2 + self.r.below(4);
-                let a = if self.v6 && self.r.chance(40) { format!("2001:db8:{p}::{h}") } else { format!("10.0.{p}.{h}") };
+                let a =
+                    if self.v6 && self.r.chance(40) { format!("2001:db8:{p}::{h}") } else { format!("10.0.{p}.{h}") };
                 match self.r.below(4) {
                     0 => format!("ip neigh del {a} dev swp{p}"),
                     1 => format!("ip neigh replace {a} lladdr {} dev swp{p} nud noarp", host_mac(p, h + 8)),
@@ -257,7 +261,11 @@ impl Gen {
                 }
             }
             74..76 => format!("ip neigh replace fe80::{p}:2 lladdr {} dev swp{p} nud permanent", host_mac(p, 9)),
-            76..80 => format!("sysctl net.ipv4.conf.{}.rp_filter={}", self.r.pick(&["all".to_owned(), format!("swp{p}")]), self.r.below(3)),
+            76..80 => format!(
+                "sysctl net.ipv4.conf.{}.rp_filter={}",
+                self.r.pick(&["all".to_owned(), format!("swp{p}")]),
+                self.r.below(3)
+            ),
             80..82 => format!("sysctl net.ipv4.conf.swp{p}.forwarding={on}"),
             82..83 => format!("sysctl net.ipv4.ip_forward={}", self.r.pick(&[0, 1, 1])),
             83..84 => format!("sysctl net.ipv6.conf.all.forwarding={}", self.r.pick(&[0, 1, 1])),
@@ -289,11 +297,9 @@ impl Gen {
                     "nft delete table inet t",
                 ])
                 .to_string(),
-            98..99 => format!(
-                "ip nexthop replace id {} via 10.0.{p}.{} dev swp{p}",
-                1 + self.r.below(2),
-                2 + self.r.below(3)
-            ),
+            98..99 => {
+                format!("ip nexthop replace id {} via 10.0.{p}.{} dev swp{p}", 1 + self.r.below(2), 2 + self.r.below(3))
+            }
             _ => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), 1 + self.r.below(2)),
         }
     }
@@ -303,7 +309,11 @@ impl Gen {
         let six = self.v6 && self.r.chance(45);
         if self.r.chance(3) {
             let other = self.port();
-            return format!("{p}: arp {} 10.0.{p}.{}>10.0.{other}.1", self.r.pick(&["req", "req", "rep"]), 2 + self.r.below(3));
+            return format!(
+                "{p}: arp {} 10.0.{p}.{}>10.0.{other}.1",
+                self.r.pick(&["req", "req", "rep"]),
+                2 + self.r.below(3)
+            );
         }
         let (src, dst) = if six {
             let dst = match self.r.below(10) {
@@ -353,10 +363,31 @@ impl Gen {
                 7 => "pad=60".into(),
                 8 => format!("tos={}", self.r.below(256)),
                 9 => format!("vlan={}", self.r.pick(&["0", "5", "5,6", "88a8.5,6"])),
-                10 => format!("dst={}", self.r.pick(&["bcast", "swp2", "02:99:00:00:00:01", "01:00:5e:00:00:05", "00:00:00:00:00:00"])),
+                10 => format!(
+                    "dst={}",
+                    self.r.pick(&["bcast", "swp2", "02:99:00:00:00:01", "01:00:5e:00:00:05", "00:00:00:00:00:00"])
+                ),
                 11 => format!("src={}", self.r.pick(&["bcast", "swp1", "00:00:00:00:00:00", "01:00:5e:00:00:05"])),
-                12 if !six => format!("opts={}", self.r.pick(&["94040000", "01010101", "070b04000000000000000000", "8307040a000202", "ff", "0000"])),
-                13 if six => format!("ext={}", self.r.pick(&["hbh", "dst", "ra", "rt0", "rt0-done", "frag", "hbh,dst", "dst,frag", "hbh-unknown", "jumbo", "ah"])),
+                12 if !six => format!(
+                    "opts={}",
+                    self.r.pick(&["94040000", "01010101", "070b04000000000000000000", "8307040a000202", "ff", "0000"])
+                ),
+                13 if six => format!(
+                    "ext={}",
+                    self.r.pick(&[
+                        "hbh",
+                        "dst",
+                        "ra",
+                        "rt0",
+                        "rt0-done",
+                        "frag",
+                        "hbh,dst",
+                        "dst,frag",
+                        "hbh-unknown",
+                        "jumbo",
+                        "ah"
+                    ])
+                ),
                 14 if !six => "sum=bad".into(),
                 15 => format!("sum4={}", self.r.pick(&["bad", "0"])),
                 16 => format!("tlen={}", self.r.pick(&[0, 10, 19, 20, 30, 39, 40, 100, 65535])),

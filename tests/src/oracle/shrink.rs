@@ -19,15 +19,20 @@ fn fixed(line: &str) -> bool {
 /// commands may fail (`?`): else a command that no longer makes sense would be taken for the difference.
 pub fn shrink(s: &Scenario, setup: &Setup, time: Duration) -> Scenario {
     let until = Instant::now() + time;
-    let mut lines: Vec<String> = s.lines.iter().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).cloned().collect();
+    let mut lines: Vec<String> =
+        s.lines.iter().filter(|l| !l.trim().is_empty() && !l.starts_with('#')).cloned().collect();
     let mut chunk = (lines.len() / 2).max(1);
     loop {
         let mut at = 0;
         let mut cut = false;
         while at < lines.len() && Instant::now() < until {
             let end = (at + chunk).min(lines.len());
-            let kept: Vec<String> =
-                lines.iter().enumerate().filter(|(i, l)| !(at..end).contains(i) || fixed(l)).map(|(_, l)| l.clone()).collect();
+            let kept: Vec<String> = lines
+                .iter()
+                .enumerate()
+                .filter(|(i, l)| !(at..end).contains(i) || fixed(l))
+                .map(|(_, l)| l.clone())
+                .collect();
             if kept.len() < lines.len() && differs(&s.name, &kept, setup) {
                 lines = kept;
                 cut = true;
@@ -43,7 +48,9 @@ pub fn shrink(s: &Scenario, setup: &Setup, time: Duration) -> Scenario {
         }
     }
     for i in 0..lines.len() {
-        let Some((port, frame)) = lines[i].split_once(':').filter(|(p, _)| p.parse::<usize>().is_ok()) else { continue };
+        let Some((port, frame)) = lines[i].split_once(':').filter(|(p, _)| p.parse::<usize>().is_ok()) else {
+            continue;
+        };
         let port = port.to_owned();
         let mut words: Vec<String> = frame.split_whitespace().map(str::to_owned).collect();
         let mut w = 1;

@@ -85,7 +85,15 @@ pub fn line(r: &Row) -> String {
         Outcome::Failed(_) => "FAILED".to_owned(),
         Outcome::Skipped(why) => format!("skipped: {why}"),
     };
-    format!("{:<44} {:>6} {:>6} {:>9} {:>7} {:>6.2}s  {word}", r.name, r.sent, r.left, r.forwarded, share, r.took.as_secs_f32())
+    format!(
+        "{:<44} {:>6} {:>6} {:>9} {:>7} {:>6.2}s  {word}",
+        r.name,
+        r.sent,
+        r.left,
+        r.forwarded,
+        share,
+        r.took.as_secs_f32()
+    )
 }
 
 /// The table's head.
@@ -95,12 +103,11 @@ pub fn head() -> String {
 
 /// Sums in one sentence.
 pub fn sum(rows: &[Row]) -> String {
-    let (sent, left, forwarded, carried) = rows.iter().fold((0, 0, 0, 0), |(a, b, c, d), r| {
-        (a + r.sent, b + r.left, c + r.forwarded, d + r.carried)
-    });
+    let (sent, left, forwarded, carried) =
+        rows.iter().fold((0, 0, 0, 0), |(a, b, c, d), r| (a + r.sent, b + r.left, c + r.forwarded, d + r.carried));
     let bad = rows.iter().filter(|r| !r.fine()).count();
     let skipped = rows.iter().filter(|r| matches!(r.outcome, Outcome::Skipped(_))).count();
-    let share = if forwarded > 0 { carried as usize * 100 / forwarded } else { 0 };
+    let share = (carried as usize * 100).checked_div(forwarded).unwrap_or(0);
     format!(
         "{} scenarios, {bad} not equal, {skipped} skipped; {sent} frames sent, {left} left, {forwarded} forwarded, {share} % of them by the chip",
         rows.len()

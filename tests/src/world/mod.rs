@@ -27,6 +27,10 @@ pub use virga::{Carried, Programs};
 /// Nothing takes longer in a healthy world, on a loaded machine too.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A device that has just come up may lose a first frame, since its queue is attached a moment after its carrier shows: a sentinel that
+/// was lost so is sent again.
+const AGAIN: Duration = Duration::from_millis(100);
+
 /// Who forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -45,6 +49,8 @@ struct Port {
     host: Option<Packets>,
     /// What left the switch by it since it was last taken.
     captured: Vec<Vec<u8>>,
+    /// The last sentinel that did.
+    sentinel: Vec<u8>,
 }
 
 /// What a changed world said.
@@ -127,9 +133,15 @@ impl World {
                 Kind::Virga => (format!("e{p}"), String::new()),
             };
             let mac = port_mac(p);
-            batch += &format!("link add w{p} type veth peer name {name} address {mac}{to}\nlink set w{p} arp off up\n");
+            // An index other than the near end's makes the kernel's link watch treat changes of carrier as urgent, as it does for
+            // devices that stand on others; else each waits for up to a second.
+            let index = 1000 + p;
+            batch += &format!("link add w{p} index {index} type veth peer name {name} address {mac}{to}\n");
+            batch += &format!("link set w{p} arp off up\n");
         }
-        wire.enter(|| ip_batch(&batch))??;
+        if let (false, text) = wire.enter(|| ip_batch(&batch))?? {
+            bail!("the wires can't be made: {text}");
+        }
         let switch = match kind {
             Kind::Kernel => None,
             Kind::Virga => Some(virga::Virga::start(n, ports, &sw, &wire, programs)?),
@@ -150,21 +162,43 @@ impl World {
             (1..=ports)
                 .map(|p| {
                     netns::offloads_off(&format!("w{p}"))?;
-                    Packets::open(&format!("w{p}"), libc::ETH_P_ALL as u16)
+                    Packets::open(&format!("w{p}"), None)
                 })
                 .collect()
         })??;
         let hosts = sw.enter(|| -> Result<Vec<Packets>> {
-            (1..=ports).map(|p| Packets::open(&format!("swp{p}"), SENTINEL)).collect()
+            (1..=ports).map(|p| Packets::open(&format!("swp{p}"), Some(SENTINEL))).collect()
         })??;
         let ports = wires
             .into_iter()
             .zip(hosts)
-            .map(|(wire, host)| Port { wire, host: Some(host), captured: Vec::new() })
+            .map(|(wire, host)| Port { wire, host: Some(host), captured: Vec::new(), sentinel: Vec::new() })
             .collect();
         let mut w = World { kind, switch, sw, wire, ports, answers: Vec::new(), round: 0 };
         w.settle()?;
         Ok(w)
+    }
+
+    /// Runs several `ip` command lines in one process, in the switch namespace.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn run_ip(&self, lines: &[&str]) -> Result<Vec<Said>> {
+        let batch: String = lines.iter().map(|l| format!("{}\n", l.trim_start_matches("ip").trim())).collect();
+        let (_, text) = self.sw.enter(|| ip_batch(&batch))??;
+        // "Command failed -:3" names the line that the sentences before it are about.
+        let mut said = vec![Said { ok: true, text: String::new() }; lines.len()];
+        let mut words = Vec::new();
+        for l in text.lines() {
+            match l.strip_prefix("Command failed -:").and_then(|n| n.trim().parse::<usize>().ok()) {
+                Some(n) if (1..=said.len()).contains(&n) => {
+                    said[n - 1] = Said { ok: false, text: words.join("; ") };
+                    words.clear();
+                }
+                _ => words.push(l),
+            }
+        }
+        Ok(said)
     }
 
     /// Runs a command line in the switch namespace.
@@ -254,12 +288,15 @@ impl World {
     }
 
     /// Waits until each netdev that is up has the carrier that its wire has: a device set up says so only a moment later.
-    fn carriers(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// They never agree.
+    pub fn carriers(&self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         let n = self.ports.len();
-        let wires: Vec<bool> = self
-            .wire
-            .enter(|| (1..=n).map(|p| netns::flags(&format!("w{p}")).is_some_and(|f| f & libc::IFF_UP != 0)).collect())?;
+        let wires: Vec<bool> = self.wire.enter(|| {
+            (1..=n).map(|p| netns::flags(&format!("w{p}")).is_some_and(|f| f & libc::IFF_UP != 0)).collect()
+        })?;
         self.sw.enter(|| -> Result<()> {
             for (p, wire) in (1..).zip(&wires) {
                 while let Some(f) = netns::flags(&format!("swp{p}")) {
@@ -310,7 +347,10 @@ impl World {
             }
             if resolving > 0 {
                 // Ends by an answer, which this wakes up for, or by the kernel's own timer.
-                wait_any(&self.ports.iter().map(|p| &p.wire).collect::<Vec<_>>(), Instant::now() + Duration::from_millis(20));
+                wait_any(
+                    &self.ports.iter().map(|p| &p.wire).collect::<Vec<_>>(),
+                    Instant::now() + Duration::from_millis(20),
+                );
             }
             if Instant::now() > until {
                 bail!("the world does not come to rest: {resolving} neighbours are being resolved");
@@ -341,8 +381,8 @@ impl World {
             }
         }
         for (p, f) in waiting {
-            loop {
-                let Some(host) = &self.ports[p - 1].host else { break };
+            let mut again = Instant::now() + AGAIN;
+            while let Some(host) = &self.ports[p - 1].host {
                 match host.receive()? {
                     Some(g) if g.get(12..) == f.get(12..) => break,
                     Some(_) => {}
@@ -353,6 +393,10 @@ impl World {
                 }
                 if Instant::now() > until {
                     bail!("a frame sent into port {p} never reached swp{p}{}", self.log());
+                }
+                if Instant::now() > again {
+                    again += AGAIN;
+                    self.send(p, &f);
                 }
             }
         }
@@ -369,18 +413,21 @@ impl World {
             }
         }
         for (p, f) in waiting {
+            let mut again = Instant::now() + AGAIN;
             loop {
                 self.pump()?;
-                let port = &mut self.ports[p - 1];
-                let before = port.captured.len();
-                port.captured.retain(|g| g.get(12..) != f.get(12..));
-                if port.captured.len() < before {
+                let port = &self.ports[p - 1];
+                if port.sentinel.get(12..) == f.get(12..) {
                     break;
                 }
                 if Instant::now() > until {
                     bail!("a frame sent by swp{p} never reached its wire{}", self.log());
                 }
-                self.ports[p - 1].wire.wait(Instant::now() + Duration::from_millis(20));
+                if Instant::now() > again {
+                    again += AGAIN;
+                    let _ = port.host.as_ref().map(|h| h.send(&f));
+                }
+                port.wire.wait(Instant::now() + Duration::from_millis(20));
             }
         }
         Ok(())
@@ -398,7 +445,10 @@ impl World {
                     // A wire that is down has no one to answer.
                     let _ = port.wire.send(&answer);
                 }
-                port.captured.push(f);
+                match frame::network(&f) {
+                    Some((14, SENTINEL)) => port.sentinel = f,
+                    _ => port.captured.push(f),
+                }
             }
         }
         Ok(())
@@ -478,12 +528,12 @@ fn shell_words(line: &str) -> Vec<String> {
     out
 }
 
-/// Runs `ip -batch` in the calling thread's namespace.
-fn ip_batch(lines: &str) -> Result<()> {
+/// Runs `ip -batch` to its end in the calling thread's namespace: whether all succeeded, and what it said.
+fn ip_batch(lines: &str) -> Result<(bool, String)> {
     use std::io::Write as _;
     use std::process::Stdio;
     let mut c = Command::new("ip")
-        .args(["-batch", "-"])
+        .args(["-force", "-batch", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -491,8 +541,5 @@ fn ip_batch(lines: &str) -> Result<()> {
         .context("ip can't be started: install iproute2")?;
     c.stdin.take().context("no pipe to ip")?.write_all(lines.as_bytes())?;
     let out = c.wait_with_output()?;
-    if !out.status.success() {
-        bail!("ip -batch: {}", String::from_utf8_lossy(&out.stderr).trim());
-    }
-    Ok(())
+    Ok((out.status.success(), String::from_utf8_lossy(&out.stderr).into_owned()))
 }

@@ -33,9 +33,8 @@ pub fn enter() -> Result<()> {
     if uid != 0 {
         // User namespace first: the maps have to stand before a network namespace is made (kernel-facts 32).
         // SAFETY: no pointers; this process has one thread.
-        check(unsafe { libc::unshare(libc::CLONE_NEWUSER) }).context(
-            "the system refuses user namespaces; run as root, or set kernel.unprivileged_userns_clone=1",
-        )?;
+        check(unsafe { libc::unshare(libc::CLONE_NEWUSER) })
+            .context("the system refuses user namespaces; run as root, or set kernel.unprivileged_userns_clone=1")?;
         fs::write("/proc/self/setgroups", "deny").context("/proc/self/setgroups")?;
         fs::write("/proc/self/uid_map", format!("0 {uid} 1")).context("/proc/self/uid_map")?;
         fs::write("/proc/self/gid_map", format!("0 {gid} 1")).context("/proc/self/gid_map")?;

@@ -23,11 +23,12 @@ fn set<T>(fd: &OwnedFd, level: i32, name: i32, value: T) -> io::Result<()> {
 }
 
 impl Packets {
-    /// Opens one on `device` of the calling thread's namespace for frames of `protocol` (`ETH_P_ALL` for all), without its own.
+    /// Opens one on `device` of the calling thread's namespace, for what comes in; with `only`, for frames of that EtherType. Either way
+    /// it is ahead of bridges and hooks.
     ///
     /// # Errors
     /// The kernel's.
-    pub fn open(device: &str, protocol: u16) -> Result<Packets> {
+    pub fn open(device: &str, only: Option<u16>) -> Result<Packets> {
         let ifindex = netns::index(device).with_context(|| format!("no device {device}"))?;
         // SAFETY: no pointers; the descriptor is owned from here on. Protocol 0: nothing arrives before the bind.
         let fd = unsafe {
@@ -42,10 +43,18 @@ impl Packets {
         if set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 8i32 << 20).is_err() {
             set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, 8i32 << 20).context("SO_RCVBUF")?;
         }
+        if let Some(t) = only {
+            // ldh [12]; jeq t, 0, 1; ret all; ret 0
+            let code = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+            let mut f = [code(0x28, 0, 0, 12), code(0x15, 0, 1, t.into()), code(6, 0, 0, u32::MAX), code(6, 0, 0, 0)];
+            let program = libc::sock_fprog { len: f.len() as u16, filter: f.as_mut_ptr() };
+            // The kernel copies the filter before `f` goes.
+            set(&fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, program).context("SO_ATTACH_FILTER")?;
+        }
         // SAFETY: all-zero is a valid `sockaddr_ll`.
         let mut a: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
         a.sll_family = libc::AF_PACKET as u16;
-        a.sll_protocol = protocol.to_be();
+        a.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
         a.sll_ifindex = ifindex as i32;
         // SAFETY: the kernel reads one `sockaddr_ll`, which outlives the call.
         let r = unsafe {
@@ -109,9 +118,14 @@ impl Packets {
                 let mut c = libc::CMSG_FIRSTHDR(&m);
                 while !c.is_null() {
                     if (*c).cmsg_level == libc::SOL_PACKET && (*c).cmsg_type == 8 {
-                        let a: libc::tpacket_auxdata = libc::CMSG_DATA(c).cast::<libc::tpacket_auxdata>().read_unaligned();
+                        let a: libc::tpacket_auxdata =
+                            libc::CMSG_DATA(c).cast::<libc::tpacket_auxdata>().read_unaligned();
                         if a.tp_status & libc::TP_STATUS_VLAN_VALID != 0 {
-                            let tpid = if a.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 { a.tp_vlan_tpid } else { 0x8100 };
+                            let tpid = if a.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0 {
+                                a.tp_vlan_tpid
+                            } else {
+                                0x8100
+                            };
                             tag = Some((tpid, a.tp_vlan_tci));
                         }
                     }

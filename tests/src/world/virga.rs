@@ -151,7 +151,8 @@ impl Virga {
         if !ok {
             bail!("virga counters: {}", text.trim());
         }
-        let json: serde_json::Value = serde_json::from_str(&text).with_context(|| format!("virga -j counters: {text}"))?;
+        let json: serde_json::Value =
+            serde_json::from_str(&text).with_context(|| format!("virga -j counters: {text}"))?;
         let frames = |v: &serde_json::Value| v["frames"].as_u64().unwrap_or(0);
         let named = |list: &serde_json::Value| -> Vec<(String, u64)> {
             match list {
