@@ -31,6 +31,9 @@ struct Common {
     /// Compare the kernel with itself: what differs then is the harness's own noise.
     #[arg(long)]
     noise: bool,
+    /// Compare the kernel with the chip alone, which without an agent hands everything to the kernel: the slow path's test.
+    #[arg(long, conflicts_with = "noise")]
+    punt: bool,
     /// The folder that holds virga, virgad and virga-asic; else that of this program.
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
@@ -64,7 +67,12 @@ enum Verb {
 }
 
 fn setup(c: &Common) -> Result<Setup> {
-    let worlds = if c.noise { [Kind::Kernel; 2] } else { [Kind::Kernel, Kind::Virga] };
+    let other = match (c.noise, c.punt) {
+        (true, _) => Kind::Kernel,
+        (_, true) => Kind::Punt,
+        _ => Kind::Virga,
+    };
+    let worlds = [Kind::Kernel, other];
     let programs = match &c.programs {
         Some(folder) => Programs { folder: std::path::absolute(folder)? },
         None if c.noise => Programs { folder: PathBuf::new() },

@@ -38,6 +38,8 @@ pub enum Kind {
     Kernel,
     /// Chip and agent, the kernel behind them.
     Virga,
+    /// The chip without an agent, which hands everything to the kernel behind it.
+    Punt,
 }
 
 /// A port as the harness holds it.
@@ -130,7 +132,7 @@ impl World {
             // The wire's near end is the netdev itself for the kernel, and the chip's to take for Virga.
             let (name, to) = match kind {
                 Kind::Kernel => (format!("swp{p}"), format!(" netns {}", sw.name)),
-                Kind::Virga => (format!("e{p}"), String::new()),
+                Kind::Virga | Kind::Punt => (format!("e{p}"), String::new()),
             };
             let mac = port_mac(p);
             // An index other than the near end's makes the kernel's link watch treat changes of carrier as urgent, as it does for
@@ -144,7 +146,8 @@ impl World {
         }
         let switch = match kind {
             Kind::Kernel => None,
-            Kind::Virga => Some(virga::Virga::start(n, ports, &sw, &wire, programs)?),
+            Kind::Virga => Some(virga::Virga::start(n, ports, &sw, &wire, programs, true)?),
+            Kind::Punt => Some(virga::Virga::start(n, ports, &sw, &wire, programs, false)?),
         };
         sw.enter(|| -> Result<()> {
             for p in 1..=ports {
