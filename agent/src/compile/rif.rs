@@ -75,8 +75,9 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
             egress: closed.is_none(),
             urpf: match rp {
                 0 => Urpf::Off,
-                1 => Urpf::Strict,
-                _ => Urpf::Loose,
+                // Without an address of its own the device is checked strictly even where it says loose (__fib_validate_source, `no_addr`).
+                2.. if f.mirror.addressed4(ifindex) => Urpf::Loose,
+                _ => Urpf::Strict,
             },
         },
         ingress4,

@@ -302,6 +302,10 @@ impl Mirror {
     pub fn addrs(&self) -> impl Iterator<Item = (&AddrKey, &AddrEntry)> {
         self.addrs.iter()
     }
+    /// Whether a device has an IPv4 address.
+    pub fn addressed4(&self, ifindex: u32) -> bool {
+        self.addrs.keys().any(|k| k.ifindex == ifindex && k.local.is_ipv4())
+    }
     /// Whether `a` is an address of this machine, on any device in any state.
     pub fn owns(&self, a: impl Addr) -> bool {
         match a.ip() {
@@ -619,6 +623,10 @@ impl Mirror {
             Some(_) => return,
             None => self.own(k.local, true),
         }
+        if k.local.is_ipv4() {
+            // The source check asks whether the device has any.
+            self.dirt.links.insert(k.ifindex);
+        }
         // A first address brings dead members on the device back (kernel-facts 4).
         if k.local.is_ipv4() && self.ctx.links.get(&k.ifindex).is_some_and(|l| l.flags & IFF_UP != 0) {
             self.fate(AF_INET, k.ifindex, Fate::Live, seq);
@@ -634,6 +642,7 @@ impl Mirror {
         let left = self.addrs.keys().any(|o| o.ifindex == k.ifindex && o.local.is_ipv4() == k.local.is_ipv4());
         match k.local {
             IpAddr::V4(a) => {
+                self.dirt.links.insert(k.ifindex);
                 if !self.own4.contains_key(&a) && self.ctx.source_gone(a, seq) {
                     self.sweep(AF_INET);
                 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use anyhow::Result;
 
 use super::Done;
-use super::fib::Snapshot;
+use super::fib::{Member, Snapshot};
 use crate::frame::{self, Chatter, addresses, chatter, checksum, decode, hexdump, marker};
 use crate::scenario::Send;
 
@@ -86,7 +86,12 @@ fn origin<'a>(f: &[u8], sends: &BTreeMap<u32, &'a Send>) -> Option<&'a Send> {
 
 /// Whether `f` is an injected frame passed on, rather than something that the switch made itself.
 fn passed_on(f: &[u8], sends: &BTreeMap<u32, &Send>) -> bool {
-    origin(f, sends).is_some_and(|s| addresses(&s.bytes).is_some() && addresses(&s.bytes) == addresses(f))
+    let same = |s: &Send| addresses(&s.bytes).is_some() && addresses(&s.bytes) == addresses(f);
+    match origin(f, sends) {
+        Some(s) => same(s),
+        // Too short to carry its number.
+        None => sends.values().any(|s| marker(&s.bytes).is_none() && same(s)),
+    }
 }
 
 /// Blanks what may differ between two kernels that do the same. The whole list:
@@ -120,7 +125,7 @@ fn mask(f: &[u8], sends: &BTreeMap<u32, &Send>) -> Vec<u8> {
 
 /// Data frames that left, and how many of them are injected frames passed on.
 pub fn tally(done: &Done, sends: &BTreeMap<u32, &Send>) -> (usize, usize) {
-    let data = done.left.iter().flatten().filter(|f| chatter(f).is_none());
+    let data = done.left.iter().flatten().filter(|f| chatter(f).is_none() || passed_on(f, sends));
     data.fold((0, 0), |(n, p), f| (n + 1, p + usize::from(passed_on(f, sends))))
 }
 
@@ -145,7 +150,7 @@ pub fn compare(
     for (w, d) in done.iter().enumerate() {
         for (port, frames) in (1..).zip(&d.left) {
             for f in frames {
-                if let Some(c) = chatter(f) {
+                if let Some(c) = chatter(f).filter(|_| !passed_on(f, sends)) {
                     talk[w].insert((port, c));
                 } else {
                     let e = over.entry((port, mask(f, sends))).or_insert((0, f.clone()));
@@ -205,7 +210,8 @@ fn explained(snaps: &[Snapshot; 2], world: usize, port: usize, c: &Chatter) -> b
     }
 }
 
-/// Whether frames differ only in that each world chose another member that the multipath route allows.
+/// Whether frames differ only in that each world chose another member that the multipath route allows. A member that is void
+/// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable.
 fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
     let to = |f: &[u8]| addresses(f).map(|(_, d)| d);
     let strip = |v: &[(usize, Vec<u8>)]| {
@@ -216,20 +222,28 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
     let legal = |v: &[(usize, Vec<u8>)]| {
         v.iter().all(|(port, f)| {
             let members = to(f).map(|d| s.members(d)).unwrap_or_default();
-            members.len() > 1
-                && members.iter().any(|m| {
-                    m.port == *port && m.mac.is_some_and(|m| f[..6] == m.0) && m.own.is_some_and(|o| f[6..12] == o.0)
-                })
+            let fits = |m: &Member| {
+                m.port == *port && m.mac.is_some_and(|m| f[..6] == m.0) && m.own.is_some_and(|o| f[6..12] == o.0)
+            };
+            members.len() > 1 && members.iter().any(fits)
         })
     };
-    // A member without a usable neighbour swallows its share.
-    let void =
-        |d: Option<IpAddr>| d.is_some_and(|d| s.members(d).len() > 1 && s.members(d).iter().any(|m| m.mac.is_none()));
-    if !legal(first) || !legal(second) {
-        return false;
+    let members = sent.and_then(|s| to(&s.bytes)).map(|d| s.members(d)).unwrap_or_default();
+    let void = members.len() > 1 && members.iter().any(|m| m.void);
+    let nothing = |v: &[(usize, Vec<u8>)]| v.is_empty() || v.iter().all(|(_, f)| host_unreachable(f));
+    match (nothing(first), nothing(second)) {
+        (true, true) => void,
+        (true, false) => void && legal(second),
+        (false, true) => void && legal(first),
+        (false, false) => legal(first) && legal(second) && strip(first) == strip(second),
     }
-    if first.is_empty() || second.is_empty() {
-        return void(sent.and_then(|s| to(&s.bytes)));
+}
+
+/// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.
+fn host_unreachable(f: &[u8]) -> bool {
+    match frame::network(f) {
+        Some((at, 0x0800)) => f.get(at + 9) == Some(&1) && f.get(at + 20..at + 22) == Some(&[3, 1]),
+        Some((at, 0x86dd)) => f.get(at + 6) == Some(&58) && f.get(at + 40..at + 42) == Some(&[1, 3]),
+        _ => false,
     }
-    strip(first) == strip(second)
 }

@@ -28,6 +28,8 @@ pub struct Member {
     pub mac: Option<Mac>,
     /// The port's own MAC.
     pub own: Option<Mac>,
+    /// Whether nothing can leave by it: no usable neighbour, or no carrier.
+    pub void: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -35,7 +37,14 @@ struct Route {
     addr: IpAddr,
     len: u8,
     metric: u64,
-    hops: Vec<(usize, Option<IpAddr>)>,
+    hops: Vec<Hop>,
+}
+
+#[derive(Clone, Debug)]
+struct Hop {
+    port: usize,
+    via: Option<IpAddr>,
+    linkdown: bool,
 }
 
 /// Routes, neighbours and ports of a world at one moment.
@@ -84,10 +93,11 @@ impl Snapshot {
                 let dst = if dst == "default" { format!("{zero}/0") } else { dst.to_owned() };
                 let (addr, len) = dst.split_once('/').unwrap_or((&dst, if zero == "::" { "128" } else { "32" }));
                 let (Ok(addr), Ok(len)) = (addr.parse(), len.parse()) else { continue };
-                let alive = |v: &&Value| !v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == "dead"));
+                let flag = |v: &Value, name: &str| v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
+                let hop = |v: &Value| Hop { port: port(v), via: gateway(v), linkdown: flag(v, "linkdown") };
                 let hops = match r["nexthops"].as_array() {
-                    Some(n) => n.iter().filter(alive).map(|n| (port(n), gateway(n))).collect(),
-                    None => vec![(port(&r), gateway(&r))],
+                    Some(n) => n.iter().filter(|v| !flag(v, "dead")).map(hop).collect(),
+                    None => vec![hop(&r)],
                 };
                 s.routes.push(Route { addr, len, metric: r["metric"].as_u64().unwrap_or(0), hops });
             }
@@ -110,7 +120,7 @@ impl Snapshot {
 
     /// Whether any route has that gateway.
     pub fn gateway(&self, a: IpAddr) -> bool {
-        self.routes.iter().any(|r| r.hops.iter().any(|(_, g)| *g == Some(a)))
+        self.routes.iter().any(|r| r.hops.iter().any(|h| h.via == Some(a)))
     }
 
     /// The neighbour of that address on a port.
@@ -129,16 +139,14 @@ impl Snapshot {
         let all: Vec<Member> = best
             .hops
             .iter()
-            .map(|(p, g)| Member {
-                port: *p,
-                mac: self.neighbour(*p, g.unwrap_or(d)).and_then(|n| n.mac),
-                own: self.macs.iter().find(|(q, _)| q == p).map(|(_, m)| *m),
+            .map(|h| {
+                let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
+                let own = self.macs.iter().find(|(q, _)| *q == h.port).map(|(_, m)| *m);
+                Member { port: h.port, mac, own, void: mac.is_none() || h.linkdown }
             })
             .collect();
         // With fib_multipath_use_neigh the kernel passes over members that have failed, while there are others.
-        let bad = |(m, (p, g)): &(&Member, &(usize, Option<IpAddr>))| {
-            m.mac.is_none() && self.neighbour(*p, g.unwrap_or(d)).is_some()
-        };
+        let bad = |(m, h): &(&Member, &Hop)| m.mac.is_none() && self.neighbour(h.port, h.via.unwrap_or(d)).is_some();
         if self.use_neigh && d.is_ipv4() {
             let good: Vec<Member> = all.iter().zip(&best.hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
             if !good.is_empty() && good.len() < all.len() {
