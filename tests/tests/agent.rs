@@ -80,6 +80,8 @@ fn what_became_of_each_route() -> Result<()> {
 
 fn http_over_the_socket() -> Result<()> {
     let w = world()?;
+    // So that there are neighbours to show.
+    warm(&w)?;
     for (url, status, has) in [
         ("/v1/status", 200, "\"settled\""),
         ("/v1/links", 200, "\"swp1\""),
