@@ -49,6 +49,11 @@ struct Options {
     chip_options: Vec<OsString>,
 }
 
+/// The program's options, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
+}
+
 /// The whole program: `args` with the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let options = match Options::try_parse_from(args) {

@@ -60,6 +60,9 @@ pub struct Options {
     /// Give the wires back, delete the netdevs, and end.
     #[arg(long)]
     pub release: bool,
+    /// Say by exit status whether a port is configured: 0 if so, 1 if not, 255 if that can't be known. For service managers.
+    #[arg(long, conflicts_with = "release")]
+    pub has_ports: bool,
 }
 
 impl Options {
@@ -87,11 +90,14 @@ pub enum Quit {
     Said(String),
     /// One sentence.
     Failed(String),
+    /// It was asked a question; the exit status is the answer.
+    Status(u8),
 }
 
 /// The program. `args` begins with its name.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     match run(args) {
+        Err(Quit::Status(status)) => ExitCode::from(status),
         Ok(()) => ExitCode::SUCCESS,
         Err(Quit::Said(text)) => {
             print!("{text}");
@@ -106,6 +112,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
 
 fn run(args: Vec<OsString>) -> Result<(), Quit> {
     let options = Options::parse_args(args)?;
+    if options.has_ports {
+        return Err(has_ports(&options));
+    }
     log();
     if options.release {
         for line in release(&options).map_err(Quit::Failed)? {
@@ -132,6 +141,17 @@ fn log() {
     };
 }
 
+/// The answer to `--has-ports`: systemd's `ExecCondition=` takes 1 to 254 for "skip the unit" and 255 for a failure.
+fn has_ports(o: &Options) -> Quit {
+    match settings(o) {
+        Ok(c) => Quit::Status(c.port.is_empty().into()),
+        Err(e) => {
+            eprintln!("virga-asic: {e}");
+            Quit::Status(255)
+        }
+    }
+}
+
 fn signals() -> io::Result<OwnedFd> {
     // SAFETY: an all-zero set is what sigemptyset starts from; all calls get pointers to that local set.
     unsafe {
@@ -156,9 +176,10 @@ pub fn embedded(args: Vec<OsString>) -> Result<AgentConn, String> {
     let args = std::iter::once("virga-asic".into()).chain(args).collect();
     let options = Options::parse_args(args).map_err(|q| match q {
         Quit::Said(text) | Quit::Failed(text) => text,
+        Quit::Status(_) => String::new(),
     })?;
-    if options.release || options.listen.is_some() {
-        return Err("an embedded chip takes neither --release nor --listen".into());
+    if options.release || options.has_ports || options.listen.is_some() {
+        return Err("an embedded chip takes neither --release nor --has-ports nor --listen".into());
     }
     let (agent, conn) = hal::bus::pair().map_err(|e| format!("no socket pair: {e}"))?;
     let chip = start(&options, Some(conn))?;

@@ -139,6 +139,11 @@ pub fn print(text: &str) -> Result<(), String> {
     std::io::stdout().lock().write_all(text.as_bytes()).map_err(|e| format!("standard output can't be written: {e}"))
 }
 
+/// The program's options, for manual pages and completions.
+pub fn command() -> clap::Command {
+    <Options as clap::CommandFactory>::command()
+}
+
 /// The whole program: `args` with the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     // Before any parsing here: what stands behind the verb, `--` included, is for the lab to parse.
