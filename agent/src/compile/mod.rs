@@ -9,6 +9,7 @@ pub mod switch;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
 
 use hal::{PortEntry, PortId, Profile, RifId};
 
@@ -76,6 +77,10 @@ impl Gate {
     /// All findings.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
+    }
+    /// The single IPv4 destinations among what is closed.
+    pub fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
+        self.reach.iter().filter_map(|s| if let Scope::Host4(a) = s { Some(*a) } else { None })
     }
     /// The first finding that reaches one of these scopes.
     pub fn closed(&self, scopes: &[Scope]) -> Option<&Finding> {

@@ -4,10 +4,13 @@
 //! is a trap at that prefix. A verdict does not depend on links, neighbours or policy. `ignore_routes_with_linkdown` needs
 //! no care: what would leave by a port without link is trapped by the chip, and the kernel looks further by itself.
 
-use hal::{DropReason, Prefix, RifId, TrapClass};
+use std::net::IpAddr;
+
+use hal::{Addr, DropReason, Prefix, RifId, TrapClass};
 
 use super::{Facts, Why};
 use crate::mirror::{Alias, MirrorFamily, NhRef, NhSet, RouteFlags, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::policy::Scope;
 
 /// `RTN_*` (`linux/rtnetlink.h`)
 pub mod rtn {
@@ -68,6 +71,13 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
     if p.len() == F::BITS && F::BITS == 32 && f.mirror.owns(p.addr()) {
         return Some(trap(TrapClass::ToUs, Why::ToUs));
     }
+    // What the kernel learned of one destination (a path MTU, a redirect) goes before its routes.
+    if let IpAddr::V4(host) = p.addr().ip()
+        && p.len() == 32
+        && let Some(found) = f.gate.closed(&[Scope::Host4(host)])
+    {
+        return Some(punt(Why::Policy(found.why.clone())));
+    }
     if f.mirror.undecided(p) {
         return Some(punt(Why::Undecided));
     }
@@ -86,7 +96,8 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
         return (!default.is_empty()).then(|| punt(Why::TableDefault));
     }
     if f.mirror.under_local(p) {
-        return Some(punt(Why::UnderLocal));
+        // Not a mere punt: where table local wins, the kernel refuses these addresses as a source, too.
+        return Some(trap(TrapClass::ToUs, Why::UnderLocal));
     }
     Some(winner::<F>(f, &main))
 }

@@ -227,7 +227,7 @@ impl Core {
         if cursor == 0 && F::BITS == 32 {
             compare_small(c, &fresh, &live);
         }
-        let (page, next) = prefixes::<F>(shadow, cursor, CHUNK);
+        let (page, next) = prefixes::<F>(shadow, &self.gate, cursor, CHUNK);
         for p in page {
             if !same(&fresh, &live, p) {
                 c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
@@ -244,7 +244,7 @@ impl Core {
 
     fn compare_live<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
         let Some(shadow) = &self.sync.shadow else { return false };
-        let (page, next) = prefixes::<F>(&self.mirror, cursor, CHUNK);
+        let (page, next) = prefixes::<F>(&self.mirror, &self.gate, cursor, CHUNK);
         let live = Facts {
             mirror: &self.mirror,
             ports: &self.ports,

@@ -260,11 +260,11 @@ impl Core {
     fn walk_on(&mut self) {
         let Some(w) = self.walk.filter(|_| self.program.wants_prefixes()) else { return };
         let next = if w.v6 {
-            let (page, next) = prefixes::<V6>(&self.mirror, w.cursor, WALK);
+            let (page, next) = prefixes::<V6>(&self.mirror, &self.gate, w.cursor, WALK);
             page.into_iter().for_each(|p| self.program.route6.touch(p));
             next
         } else {
-            let (page, next) = prefixes::<V4>(&self.mirror, w.cursor, WALK);
+            let (page, next) = prefixes::<V4>(&self.mirror, &self.gate, w.cursor, WALK);
             page.into_iter().for_each(|p| self.program.route4.touch(p));
             next
         };
@@ -413,8 +413,11 @@ impl Core {
         }
         let gate = Gate::new(findings);
         if gate != self.gate {
-            self.gate = gate;
+            let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
+            for host in old.hosts().chain(self.gate.hosts()) {
+                self.program.route4.touch(Prefix::host(host));
+            }
         }
     }
 
@@ -485,15 +488,16 @@ impl Core {
 }
 
 /// A page of the prefixes that the chip may have to hold, each once: those of the tables that are compiled, local first,
-/// then the machine's own addresses that are in none of them.
-fn prefixes<F: MirrorFamily>(m: &Mirror, cursor: u64, max: usize) -> (Vec<Prefix<F>>, Option<u64>) {
+/// then the machine's own addresses, and those that policy singles out, that are in none of them.
+fn prefixes<F: MirrorFamily>(m: &Mirror, gate: &Gate, cursor: u64, max: usize) -> (Vec<Prefix<F>>, Option<u64>) {
     const TABLES: [u32; 3] = [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT];
     let at = (cursor >> 32) as usize;
     let elsewhere = |p: Prefix<F>, before: &[u32]| before.iter().any(|t| !m.aliases::<F>(*t, p).is_empty());
     let Some(table) = TABLES.get(at) else {
         let mut own = Vec::new();
         if F::BITS == 32 {
-            let all = m.own4().map(|a| Prefix::<F>::host(F::Addr::from_number(u128::from(a.to_bits()))));
+            let all = m.own4().chain(gate.hosts().filter(|a| !m.owns(*a)));
+            let all = all.map(|a| Prefix::<F>::host(F::Addr::from_number(u128::from(a.to_bits()))));
             own.extend(all.filter(|p| !elsewhere(*p, &TABLES)));
         }
         return (own, None);

@@ -56,7 +56,7 @@ impl Core {
 }
 
 fn count<F: Tables>(core: &Core, c: &mut Count) -> Option<u64> {
-    let (page, next) = prefixes::<F>(&core.mirror, c.cursor, CHUNK);
+    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, c.cursor, CHUNK);
     let facts = core.facts();
     let family = &mut c.families[usize::from(F::BITS == 128)];
     for p in page {
@@ -342,7 +342,7 @@ pub(super) fn routes(core: &Core, cursor: u64, max: usize) -> (Value, Option<u64
 
 fn page<F: Tables>(core: &Core, cursor: u64, max: usize, rows: &mut Vec<Value>) -> Option<u64> {
     let facts = core.facts();
-    let (page, next) = prefixes::<F>(&core.mirror, cursor, max.max(1));
+    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, cursor, max.max(1));
     for p in page {
         let Some(d) = compile::route::route(&facts, p) else { continue };
         let why = fate(core, &facts, p, &d);

@@ -58,7 +58,7 @@ const NTF_PROXY: u8 = 8;
 /// What changed since it was last taken. Prefixes come apart, with [`Mirror::drain_prefixes`].
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Dirt {
-    /// Devices that came, went or changed, themselves or in their netconf.
+    /// Devices that came, went or changed, themselves, in their netconf or in their addresses.
     pub links: BTreeSet<u32>,
     /// Netconf of `all` or `default` of some family changed.
     pub netconf: bool,
@@ -639,6 +639,7 @@ impl Mirror {
             return;
         }
         self.own(k.local, false);
+        self.dirt.links.insert(k.ifindex);
         let left = self.addrs.keys().any(|o| o.ifindex == k.ifindex && o.local.is_ipv4() == k.local.is_ipv4());
         match k.local {
             IpAddr::V4(a) => {

@@ -16,12 +16,6 @@ pub fn gate(polled: Option<&Polled>, ports: &[PortRef]) -> Vec<Finding> {
             format!("the kernel's policy for {} has not been read yet", port.name),
         ));
     }
-    for f in &mut all {
-        // `compile` has no trap for a single destination yet.
-        if matches!(f.scope, Scope::Host4(_)) {
-            f.scope = Scope::V4;
-        }
-    }
     all.sort();
     all.dedup();
     all
