@@ -1,6 +1,6 @@
 //! The contract between Virga's agent and a forwarding chip.
 //!
-//! A chip is a set of typed [tables](crate::tables). The agent chooses the keys; it sets and removes entries in
+//! A chip is a set of typed [tables]. The agent chooses the keys; it sets and removes entries in
 //! batches, and reads back what is programmed. There is nothing else: no handles, no calls per feature.
 //!
 //! # The laws

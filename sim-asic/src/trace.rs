@@ -1,6 +1,6 @@
 //! Why a frame got its verdict: the steps of the pipeline's own walk, as data.
 //!
-//! The pipeline's functions take a [`Note`]; for packets it is `()` and costs nothing. There is no second walker.
+//! The pipeline's functions take a `Note`; for packets it is `()` and costs nothing. There is no second walker.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -55,7 +55,7 @@ pub fn world() -> Result<World> {
     world_with(|_| ())
 }
 
-/// As [`world`], with a configuration that `change` changed.
+/// As [`world()`], with a configuration that `change` changed.
 ///
 /// # Errors
 /// It did not come up.

@@ -46,7 +46,7 @@ pub struct Polled {
     /// Path below `/proc/sys/net/` → value (trimmed), for every path that the sysctl table names, interfaces expanded.
     /// One that this kernel does not have is absent.
     pub sysctls: BTreeMap<String, String>,
-    /// Findings that close the gate, each with its scope and one sentence; those from sysctls are made by [`gate`].
+    /// Findings that close the gate, each with its scope and one sentence; those from sysctls are made by [`gate()`].
     pub findings: Vec<Finding>,
     /// What could not be watched and is taken as absent (BPF attachments in a user namespace), for `status`.
     pub unwatched: Vec<String>,

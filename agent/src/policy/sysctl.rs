@@ -1,6 +1,6 @@
 //! The sysctls that have a say in which frame leaves where, or in its bytes: one table. README's is made from it.
 //!
-//! No I/O: `read` reads the paths that [`paths`] names, [`judge`] says what their values close.
+//! No I/O: `read` reads the paths that `paths` names, [`judge`] says what their values close.
 //!
 //! Looked at and left out, since they cannot change what hardware does with a frame that it forwards:
 //! - `ipv4/ip_forward`, `conf/*/forwarding`, `rp_filter`, `ignore_routes_with_linkdown`: announced by netconf, compiled.

@@ -152,8 +152,8 @@ impl Program {
         *self = Program { totals, next_batch, ..Program::default() };
     }
 
-    /// Take over a record that the chip holds. Tables must come in ascending rank, but routes before groups count: call
-    /// [`Program::loaded`] when all have come.
+    /// Take over a record that the chip holds. Tables must come in ascending rank; routes may come before the groups that
+    /// they name.
     pub fn load(&mut self, r: Record) {
         match r {
             Record::Port(..) => {}
