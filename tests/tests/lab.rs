@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         ("killed_inside_leaves_nothing", killed_inside_leaves_nothing),
         ("as_an_ordinary_user", as_an_ordinary_user),
         ("wrong_options_get_one_sentence", wrong_options_get_one_sentence),
+        ("what_is_missing_is_named", what_is_missing_is_named),
+        ("a_place_that_refuses_is_named", a_place_that_refuses_is_named),
     ])
 }
 
@@ -35,7 +37,8 @@ fn status_of_the_command_is_the_labs() -> Result<()> {
         let got = lab(&["--", "sh", "-c", script])?.status()?.code();
         ensure!(got == Some(want), "{script}: {got:?}");
     }
-    let got = lab(&["--", "no-such-program"])?.output()?;
+    // Without options, too: the `--` is the lab's.
+    let got = Command::new(virga_exe()?).args(["lab", "--", "no-such-program"]).output()?;
     ensure!(got.status.code() == Some(127), "{:?}", got.status);
     ensure!(String::from_utf8_lossy(&got.stderr).contains("no-such-program"));
     Ok(())
@@ -224,5 +227,37 @@ fn wrong_options_get_one_sentence() -> Result<()> {
         ensure!(!out.status.success() && text.contains(says), "{args:?}: {:?}\n{text}", out.status);
         ensure!(!text.contains("panicked"), "{text}");
     }
+    Ok(())
+}
+
+fn what_is_missing_is_named() -> Result<()> {
+    for (program, package) in [("ping", "iputils-ping"), ("ip", "iproute2")] {
+        // Hidden in every place where it could be: what is no plain file is no program.
+        for dir in ["/usr/bin", "/usr/sbin", "/bin", "/sbin"] {
+            let path = std::path::Path::new(dir).join(program);
+            if path.is_file() {
+                rustix::mount::mount_bind("/dev/null", &path)?;
+            }
+        }
+        let out = lab(&["--", "true"])?.output()?;
+        let text = String::from_utf8_lossy(&out.stderr);
+        ensure!(!out.status.success() && text.contains(&format!("apt install {package}")), "{text}");
+    }
+    Ok(())
+}
+
+/// No right, and no user namespace to get it in.
+fn a_place_that_refuses_is_named() -> Result<()> {
+    need("unshare", "util-linux")?;
+    need("setpriv", "util-linux")?;
+    // The limit is that of the user namespace in which it is written.
+    let script = format!(
+        "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin {} lab --no-agent -- true",
+        virga_exe()?.display()
+    );
+    let out = Command::new("unshare").args(["-Ur", "sh", "-c", &script]).output()?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(!out.status.success() && text.contains("user namespace is refused"), "{}: {text}", out.status);
+    ensure!(text.lines().count() == 1, "more than one sentence:\n{text}");
     Ok(())
 }

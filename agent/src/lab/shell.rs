@@ -119,22 +119,25 @@ fn greet(world: &World, inside: &Inside, enter: &Path) {
     let last = world.hosts.len();
     let peer = world.hosts.get(1).or(world.hosts.first()).map(|h| h.v4().to_string()).unwrap_or_default();
     let (sudo, user) = if inside.user_namespace { ("", "-U --preserve-credentials ") } else { ("sudo ", "") };
-    let text = format!(
-        "A switch with ports swp1…swp{last}, and a host behind each: h1…h{last}. Leaving this shell removes it all.
-  ip -br addr                          the ports: TAP devices of this namespace
-  ip netns exec h1 ping {peer:<15}from host to host
-  ip netns exec h1 traceroute -n {peer}  the switch is a hop
-  ip -s link show swp1                 what took the slow path through the kernel
-  {}
-In a second terminal: {sudo}nsenter -t {} {user}-m -p -n {}
-",
-        if world.agent.is_some() {
-            "virga route show                     each kernel route, and what became of it"
-        } else {
-            "ip netns exec virga-asic ip -br link the wires, in the chip's namespace"
-        },
-        inside.outer_pid,
-        enter.display()
-    );
+    let last = if last == 1 { "1".into() } else { format!("1…{last}") };
+    let third = if world.agent.is_some() {
+        ("virga route show".into(), "each kernel route, and what became of it")
+    } else {
+        ("ip netns exec virga-asic ip -br link".to_owned(), "the wires, in the chip's namespace")
+    };
+    let tries = [
+        ("ip -br addr".into(), "the ports: TAP devices of this namespace"),
+        (format!("ip netns exec h1 ping {peer}"), "from host to host"),
+        third,
+        (format!("ip netns exec h1 ping -t 1 {peer}"), "the switch is a hop: the kernel answers"),
+        ("ip -s link show swp1".into(), "counts only what took the slow path through the kernel"),
+    ];
+    let mut text =
+        format!("A switch with a host behind each port: swp{last}, h{last}. Leaving this shell removes it all.\n");
+    for (command, what) in tries {
+        text += &format!("  {command:<38}{what}\n");
+    }
+    text +=
+        &format!("In a second terminal: {sudo}nsenter -t {} {user}-m -p -n {}\n", inside.outer_pid, enter.display());
     let _ = io::stdout().write_all(text.as_bytes());
 }
