@@ -167,7 +167,8 @@ fn full_tables_still_reach_everything() -> Result<()> {
         let to = prefix(n).replace("/30", "").parse::<std::net::Ipv4Addr>()?;
         let to = std::net::Ipv4Addr::from(u32::from(to) + 1);
         on(h2, &format!("ip addr add {to}/32 dev lo"))?;
-        ping_all(w.host(1), to, "-c 2 -i 0.01 -W 2").with_context(|| tables.clone())?;
+        let reached = || poke(w.host(1), to).ok()?.then_some(());
+        wait_for(&format!("{to}"), LIMIT, reached).with_context(|| tables.clone())?;
     }
     batch((0..6_000).rev().map(|n| format!("route del {}", prefix(n))))?;
     settle(&w)?;
