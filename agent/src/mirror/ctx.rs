@@ -129,8 +129,8 @@ impl Ctx {
             f.death = Some((seq, fate));
             self.last_purge = self.last_purge.max(seq);
         }
-        let died = self.sets.fate(family, ifindex, fate);
-        if fate != Fate::Live && died {
+        let (changed, died) = self.sets.fate(family, ifindex, fate);
+        if changed {
             self.confirm.insert(if family == AF_INET { DumpKind::Route4 } else { DumpKind::Route6 });
         }
         died
@@ -175,11 +175,29 @@ impl Ctx {
         self.objects.values().filter(|o| o.ifindex == ifindex && !o.blackhole).map(|o| o.id).collect()
     }
 
-    fn up(&self, ifindex: u32) -> bool {
+    pub(super) fn up(&self, ifindex: u32) -> bool {
         self.links.get(&ifindex).is_none_or(|l| l.flags & IFF_UP != 0)
     }
 
-    fn ignores_linkdown(&self, family: u8, ifindex: u32) -> bool {
+    /// Whether `new`, from a dump, says the same as `ours`, which knows of deaths that a dump can't show: those of members
+    /// that are unused for their link already.
+    pub(super) fn knows_more(&self, family: u8, ours: NhRef, new: NhRef) -> bool {
+        match (self.sets.get(ours), self.sets.get(new)) {
+            (NhSet::Inline(o), NhSet::Inline(n)) if o.len() > 1 && self.same_hops(ours, new) => {
+                o.iter().zip(n).all(|(o, n)| o.dead == n.dead || o.dead && self.idle(family, o.ifindex))
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether members on the device are unused for its link alone: then no message tells whether they are dead besides.
+    pub(super) fn idle(&self, family: u8, ifindex: u32) -> bool {
+        self.ignores_linkdown(family, ifindex)
+            && self.links.get(&ifindex).is_some_and(|l| l.flags & (super::IFF_RUNNING | super::IFF_LOWER_UP) == 0)
+    }
+
+    /// Whether the device ignores routes while it has no link.
+    pub(super) fn ignores_linkdown(&self, family: u8, ifindex: u32) -> bool {
         // IPv6 takes the maximum with `all`; IPv4 the maximum too.
         let of = |i: i32| self.netconf.get(&(family, i)).is_some_and(|n| n.ignore_linkdown);
         of(ifindex as i32) || of(-1)
@@ -196,10 +214,10 @@ impl Ctx {
         let mut hops: SmallVec<[Hop; 1]> = SmallVec::new();
         for h in &m.hops {
             let mut hop = h.hop;
-            // Shown dead it may be for its link alone, where such routes are ignored: that is no state of the set's.
-            if m.hops.len() == 1 || hop.dead && h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) {
-                hop.dead = hop.dead && m.hops.len() > 1 && !self.up(hop.ifindex);
-            }
+            // Shown dead it may be for its link alone, where such routes are ignored. Which, no message says: it is not used
+            // in either case, and when the link comes back a dump is asked for. A lone one is never dead.
+            let doubt = h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) && self.up(hop.ifindex);
+            hop.dead &= m.hops.len() > 1 && !doubt;
             hops.push(hop);
         }
         let mut gone = self.overtaken(F::AF, host, &mut hops, seq);

@@ -6,7 +6,8 @@ use std::fmt::Debug;
 use hal::{Prefix, V4, V6};
 
 use super::ctx::IFF_UP;
-use super::{Alias, IFF_LOWER_UP, IFF_RUNNING, Link, Mirror, MirrorFamily, Neigh, NhSet};
+use super::{AddrKey, Alias, IFF_LOWER_UP, IFF_RUNNING, Link, Mirror, MirrorFamily, Neigh, NhSet, RouteFlags};
+use crate::netlink::{AF_INET, AF_INET6};
 
 /// States in which a neighbour is used (kernel-facts 16): all but NONE, INCOMPLETE and FAILED.
 const USABLE: u16 = 0xde;
@@ -31,9 +32,14 @@ impl Mirror {
         };
         let links = |m: &Mirror| m.links().map(|l| (l.ifindex, link(l))).collect();
         maps("link", &links(self), &links(other), &mut out);
-        maps("netconf (family, index)", &self.ctx.netconf, &other.ctx.netconf, &mut out);
+        // `default` (-2) forwards nothing, and IPv6 changes it along with `all` without a word.
+        let netconf = |m: &Mirror| m.ctx.netconf.iter().filter(|(k, _)| k.1 != -2).map(|(k, n)| (*k, *n)).collect();
+        maps("netconf (family, index)", &netconf(self), &netconf(other), &mut out);
         // Lifetimes and duplicate address detection change flags; only whose the address is matters.
-        let addrs = |m: &Mirror| m.addrs().map(|(k, e)| (*k, e.scope)).collect();
+        // A tentative one (`IFA_F_TENTATIVE`) is not in use; made without detection on a device that is not ready, it is
+        // announced only when it comes into use (seen on 6.18).
+        let tentative = |k: &AddrKey| [self, other].iter().any(|m| m.addrs.get(k).is_some_and(|e| e.flags & 0x40 != 0));
+        let addrs = |m: &Mirror| m.addrs().filter(|(k, _)| !tentative(k)).map(|(k, e)| (*k, e.scope)).collect();
         maps("address", &addrs(self), &addrs(other), &mut out);
         neighs::<V4>(self, other, &mut out);
         neighs::<V6>(self, other, &mut out);
@@ -91,7 +97,10 @@ fn show(m: &Mirror, a: &Alias, v4: bool) -> Shown {
                     h.weight,
                     flag(h.onlink, " onlink"),
                     flag(h.encap, " encap"),
-                    flag(h.dead, " dead")
+                    flag(
+                        h.dead || hops.len() > 1 && m.ctx.idle(if v4 { AF_INET } else { AF_INET6 }, h.ifindex),
+                        " dead"
+                    )
                 )
             })
             .collect::<String>(),
@@ -99,7 +108,11 @@ fn show(m: &Mirror, a: &Alias, v4: bool) -> Shown {
     let rest = m.ctx.rests.get(a.rest).map_or_else(String::new, |r| format!(" {r:?}"));
     // IPv6 siblings may differ in protocol; the kernel shows whichever stands first.
     let proto = if v4 { format!(" proto {}", a.proto) } else { String::new() };
-    let text = format!("type {}{proto} scope {} flags {:#x}{rest} {to}", a.kind, a.scope, a.flags.0);
+    // Metrics and preference are each sibling's own, and a dump shows those of the first.
+    let several = !v4 && matches!(m.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
+    let hidden = RouteFlags::METRICS.0 | RouteFlags::PREF.0 | RouteFlags::EXPIRES.0;
+    let flags = if several { a.flags.0 & !hidden } else { a.flags.0 };
+    let text = format!("type {}{proto} scope {} flags {flags:#x}{rest} {to}", a.kind, a.scope);
     Shown { tos: a.tos, metric: a.metric, text }
 }
 

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::MirrorFamily;
 use super::ctx::Ctx;
 use super::table::Aliases;
-use super::types::{Alias, Hop, NhRef, NhSet};
+use super::types::{Alias, Hop, NhRef, NhSet, RouteFlags};
 use crate::netlink::nlm;
 use crate::netlink::route::RouteMsg;
 
@@ -31,6 +31,8 @@ pub(super) enum Outcome {
     Absent,
     /// It can't be true of this list.
     Odd,
+    /// It is true, and leaves open what only a dump tells.
+    Ask,
 }
 
 /// A new route.
@@ -74,8 +76,22 @@ pub(super) fn same_key<F: MirrorFamily>(a: &Alias, b: &Alias) -> bool {
     F::search(a, b) == Ordering::Equal
 }
 
+/// What a dump can't show, and notifications told: of an IPv6 multipath route it has the metrics and preference of the first
+/// sibling only, and a member that is unused for its link hides whether it is dead besides.
+pub(super) fn keep<F: MirrorFamily>(ctx: &Ctx, ours: &[Alias], new: &mut [Alias]) {
+    for n in new {
+        let Some(o) = ours.iter().find(|o| same_key::<F>(o, n) && ctx.same_hops(o.nh, n.nh)) else { continue };
+        if ctx.knows_more(F::AF, o.nh, n.nh) {
+            n.nh = o.nh;
+        }
+        if F::BITS == 128 && hops(ctx, n.nh).len() > 1 {
+            n.flags |= o.flags;
+        }
+    }
+}
+
 /// Whether two lists say the same of forwarding, in contents and not in names.
-pub(super) fn same<F: MirrorFamily>(ctx: &Ctx, a: &[Alias], b: &[Alias]) -> bool {
+pub(super) fn same(ctx: &Ctx, a: &[Alias], b: &[Alias]) -> bool {
     let eq = |x: &Alias, y: &Alias| {
         (x.metric, x.tos, x.kind, x.proto, x.scope, x.flags) == (y.metric, y.tos, y.kind, y.proto, y.scope, y.flags)
             && ctx.same_rest(x.rest, y.rest)
@@ -170,7 +186,7 @@ fn ecmp(ctx: &Ctx, a: &Alias) -> bool {
 }
 
 pub(super) fn insert6(ctx: &mut Ctx, list: &mut Aliases, c: &Change) -> Outcome {
-    let n = c.alias;
+    let mut n = c.alias;
     let (lo, hi) = range(list, |a| search6(a, &n));
     let e = ecmp(ctx, &n);
     let of = |ctx: &Ctx, list: &Aliases, e: bool| (lo..hi).find(|i| ecmp(ctx, &list[*i]) == e);
@@ -206,6 +222,8 @@ pub(super) fn insert6(ctx: &mut Ctx, list: &mut Aliases, c: &Change) -> Outcome 
                 if !c.multipath && !subset(hops(ctx, list[g].nh), hops(ctx, n.nh)) {
                     outcome = Outcome::Odd;
                 }
+                // Metrics and preference are each sibling's own, and a message shows those of one.
+                n.flags |= list[g].flags;
                 list.remove(g);
                 g
             }
@@ -269,12 +287,17 @@ pub(super) fn delete6(ctx: &mut Ctx, list: &mut Aliases, m: &RouteMsg<V6>) -> Ou
             if let [only] = &mut left[..] {
                 only.weight = 1;
             }
+            let lone = left.len() == 1;
             let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, NhSet::Inline(left));
             list.insert(i, Alias { nh, ..a });
+            if lone && a.flags != RouteFlags::default() {
+                return Outcome::Ask;
+            }
         }
         return Outcome::Exact;
     }
-    Outcome::Absent
+    // Purged before the message came, most likely; where no device is down, something else went wrong.
+    if lo < hi && going.iter().all(|g| ctx.up(g.ifindex)) { Outcome::Odd } else { Outcome::Absent }
 }
 
 fn same_members(a: &[Hop], b: &[Hop]) -> bool {

@@ -110,9 +110,35 @@ pub struct Mirror {
     epoch: u64,
 }
 
+/// An object of a kind that is dumped whole.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Link(u32),
+    Netconf(u8, i32),
+    Addr(AddrKey),
+    NextHop(u32),
+    Neigh(u32, IpAddr),
+    Rule(u8, Rule),
+}
+
+impl Key {
+    fn kind(&self) -> DumpKind {
+        match self {
+            Key::Link(_) => DumpKind::Link,
+            Key::Netconf(..) => DumpKind::Netconf,
+            Key::Addr(_) => DumpKind::Addr,
+            Key::NextHop(_) => DumpKind::NextHop,
+            Key::Neigh(..) => DumpKind::Neigh,
+            Key::Rule(..) => DumpKind::Rule,
+        }
+    }
+}
+
 #[derive(Default)]
 struct Seen {
     running: BTreeSet<DumpKind>,
+    /// What notifications spoke of since the dump of its kind began: there the dump may be the older news.
+    touched: BTreeSet<Key>,
     links: BTreeSet<u32>,
     netconf: BTreeSet<(u8, i32)>,
     addrs: BTreeSet<AddrKey>,
@@ -141,6 +167,7 @@ impl Mirror {
     /// A dump of that kind was asked for.
     pub fn dump_begin(&mut self, kind: DumpKind) {
         self.seen.running.insert(kind);
+        self.seen.touched.retain(|k| k.kind() != kind);
         self.dirt.wanted.remove(&kind);
         self.ctx.confirm.remove(&kind);
         match kind {
@@ -423,8 +450,12 @@ impl Mirror {
             }
             rtm::NEWLINK | rtm::DELLINK => match object::link(m.body)? {
                 None => self.ignore(),
-                Some(l) if m.kind == rtm::NEWLINK => {
+                Some(l) if !self.heed(Key::Link(l.ifindex), dump) => Ok(()),
+                Some(mut l) if m.kind == rtm::NEWLINK => {
                     self.seen.links.insert(l.ifindex);
+                    if dump.is_none() {
+                        self.follow_mtu(&mut l);
+                    }
                     self.link_new(seq, l);
                     Ok(())
                 }
@@ -435,6 +466,7 @@ impl Mirror {
             },
             rtm::NEWADDR | rtm::DELADDR => match object::addr(m.body)? {
                 None => self.ignore(),
+                Some((k, _)) if !self.heed(Key::Addr(k), dump) => Ok(()),
                 Some((k, e)) if m.kind == rtm::NEWADDR => {
                     self.seen.addrs.insert(k);
                     self.addr_new(seq, k, e);
@@ -447,6 +479,7 @@ impl Mirror {
             },
             rtm::NEWNEIGH | rtm::DELNEIGH => match object::neigh(m.body)? {
                 None => self.ignore(),
+                Some((i, a, _)) if !self.heed(Key::Neigh(i, a), dump) => Ok(()),
                 Some((i, a, n)) => {
                     if n.flags & NTF_PROXY != 0 {
                         if m.kind == rtm::NEWNEIGH {
@@ -465,6 +498,7 @@ impl Mirror {
             },
             rtm::NEWRULE | rtm::DELRULE => match object::rule(m.body)? {
                 None => self.ignore(),
+                Some((f, r)) if !self.heed(Key::Rule(f, r.clone()), dump) => Ok(()),
                 Some(r) => {
                     let changed = if m.kind == rtm::NEWRULE {
                         self.seen.rules.insert(r.clone());
@@ -479,6 +513,11 @@ impl Mirror {
             },
             rtm::NEWNETCONF | rtm::DELNETCONF => match object::netconf(m.body)? {
                 None => self.ignore(),
+                Some(n) if !self.heed(Key::Netconf(n.family, n.ifindex), dump) => {
+                    // The notification named one setting: of the others nobody knows which is newer.
+                    self.dirt.wanted.insert(DumpKind::Netconf);
+                    Ok(())
+                }
                 Some(n) if m.kind == rtm::NEWNETCONF => {
                     self.netconf_new(&n, dump.is_some());
                     Ok(())
@@ -490,6 +529,9 @@ impl Mirror {
             },
             rtm::NEWNEXTHOP | rtm::DELNEXTHOP => {
                 let n = object::nexthop(m.body)?;
+                if !self.heed(Key::NextHop(n.id), dump) {
+                    return Ok(());
+                }
                 if m.kind == rtm::NEWNEXTHOP {
                     self.seen.objects.insert(n.id);
                     self.object_new(n);
@@ -501,6 +543,18 @@ impl Mirror {
             nlm::NOOP | nlm::ERROR | nlm::DONE => Ok(()),
             _ => self.ignore(),
         }
+    }
+
+    /// Whether a message is to be heeded: not what a dump says of something that a notification has spoken of since the
+    /// dump began. If the dump is the newer news after all, its notification is on the way.
+    fn heed(&mut self, key: Key, dump: Option<DumpKind>) -> bool {
+        if dump.is_some() {
+            return !self.seen.touched.contains(&key);
+        }
+        if self.seen.running.contains(&key.kind()) {
+            self.seen.touched.insert(key);
+        }
+        true
     }
 
     fn ignore(&mut self) -> Result<(), Malformed> {
@@ -535,6 +589,20 @@ impl Mirror {
     fn fate(&mut self, family: u8, ifindex: u32, fate: Fate, seq: u64) {
         if self.ctx.fate(family, ifindex, fate, seq) {
             self.sweep(family);
+        }
+    }
+
+    /// A change of the MTU is announced before IPv6 has followed it, and not again (seen on 6.18).
+    fn follow_mtu(&mut self, l: &mut Link) {
+        /// `IPV6_MIN_MTU` (RFC 8200, section 5): below it IPv6 leaves the device.
+        const MIN: u32 = 1280;
+        if let Some(old) = self.ctx.links.get(&l.ifindex).filter(|o| o.mtu != l.mtu)
+            && (l.mtu6.is_some() || old.mtu < MIN)
+        {
+            l.mtu6 = (l.mtu >= MIN).then_some(l.mtu);
+        } else if l.mtu6.is_some_and(|m| m != l.mtu) {
+            // Set apart by a sysctl, or a message that a dump has overtaken.
+            self.dirt.wanted.insert(DumpKind::Link);
         }
     }
 
@@ -573,6 +641,13 @@ impl Mirror {
             self.fate(AF_INET6, i, Fate::Live, seq);
         }
         let carrier = |l: &Link| l.flags & (IFF_RUNNING | IFF_LOWER_UP) != 0;
+        if !carrier(&old) && carrier(&l) {
+            for f in Ctx::FAMILIES {
+                if self.ctx.ignores_linkdown(f, i) {
+                    self.ask_dead(f, i);
+                }
+            }
+        }
         let flapped = carrier(&old) && !carrier(&l) || old.carrier_down != l.carrier_down;
         if up(&l) && flapped && !self.ctx.objects_on(i).is_empty() {
             // Kernel-facts 2 and 10: objects go if the kernel has noticed, and a flap that it has not stays unseen.
@@ -581,6 +656,14 @@ impl Mirror {
         }
         if old.flags & (IFF_NOARP | IFF_LOOPBACK) != l.flags & (IFF_NOARP | IFF_LOOPBACK) {
             self.dirt.wanted.insert(DumpKind::Neigh);
+        }
+    }
+
+    /// Members on the device may have been shown dead for its link or for good: now a dump tells.
+    fn ask_dead(&mut self, family: u8, ifindex: u32) {
+        if self.ctx.sets.multipath_on(family, ifindex) {
+            self.dirt.wanted.insert(if family == AF_INET { DumpKind::Route4 } else { DumpKind::Route6 });
+            self.ctx.stats.undecided += 1;
         }
     }
 
@@ -738,6 +821,12 @@ impl Mirror {
         };
         if old != Some(new) {
             self.ctx.netconf.insert((n.family, n.ifindex), new);
+            if o.ignore_linkdown && !new.ignore_linkdown {
+                let one = u32::try_from(n.ifindex).ok();
+                for i in self.ctx.links.keys().copied().filter(|i| one.is_none_or(|o| o == *i)).collect::<Vec<_>>() {
+                    self.ask_dead(n.family, i);
+                }
+            }
             self.netconf_dirty(n.ifindex);
         }
     }

@@ -121,6 +121,7 @@ impl<F: MirrorFamily> Routes<F> {
                 Outcome::Exact => {}
                 Outcome::Absent => ctx.stats.absent += 1,
                 Outcome::Odd => odd = !window,
+                Outcome::Ask => odd = true,
                 Outcome::First => {}
             }
             // What stood first when the replacement came may have been another (see PARTIAL).
@@ -149,6 +150,7 @@ impl<F: MirrorFamily> Routes<F> {
                 }
                 Outcome::Absent => odd |= !window && !partial && seq >= ctx.last_purge,
                 Outcome::Odd => odd |= !window,
+                Outcome::Ask => odd = true,
             }
             if born.stillborn {
                 ctx.stats.stillborn += 1;
@@ -284,9 +286,10 @@ impl<F: MirrorFamily> Routes<F> {
         let s = t.slot_mut(i);
         let current = s.generation == generation;
         let mut new = run;
+        list::keep::<F>(ctx, &ours, &mut new);
         if current && s.state & state::TOUCHED != 0 {
             s.state |= state::SEEN;
-            if list::same::<F>(ctx, &ours, &new) {
+            if list::same(ctx, &ours, &new) {
                 new = ours;
                 self.decide(table, i);
             } else if let ([a], [b]) = (&ours[..], &new[..])
@@ -306,7 +309,7 @@ impl<F: MirrorFamily> Routes<F> {
                 whole.extend(new);
                 whole.sort_by(F::search);
                 new = whole;
-            } else if list::same::<F>(ctx, &ours, &new) {
+            } else if list::same(ctx, &ours, &new) {
                 new = ours;
             }
             s.generation = generation;
@@ -490,7 +493,7 @@ impl<F: MirrorFamily> Routes<F> {
 }
 
 fn alive(ctx: &Ctx, table: u32, a: &Alias) -> bool {
-    !ctx.sets.dead(a.nh) && !(table == TABLE_MAIN && ctx.rests.dead(a.rest))
+    !(ctx.sets.dead(a.nh) || table == TABLE_MAIN && ctx.rests.dead(a.rest))
 }
 
 /// What of `list` the kernel still has.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{Hash, Hasher};
+use std::sync::LazyLock;
 
 use hashbrown::HashTable;
 use smallvec::SmallVec;
@@ -86,7 +87,7 @@ pub(super) struct Sets {
     pub dirty: BTreeSet<NhRef>,
 }
 
-static NONE: NhSet = NhSet::Inline(SmallVec::new_const());
+static NONE: LazyLock<NhSet> = LazyLock::new(|| NhSet::Inline(SmallVec::new()));
 
 impl Sets {
     /// The set with that content, made if missing. It has no user by that.
@@ -140,7 +141,7 @@ impl Sets {
     }
 
     pub fn get(&self, nh: NhRef) -> &NhSet {
-        self.entries.get(nh.0 as usize).map_or(&NONE, |e| &e.set)
+        self.entries.get(nh.0 as usize).map_or(&*NONE, |e| &e.set)
     }
     pub fn users(&self, nh: NhRef) -> u32 {
         self.entries.get(nh.0 as usize).map_or(0, |e| e.users)
@@ -186,7 +187,7 @@ impl Sets {
             let e = &mut self.entries[i as usize];
             e.used = false;
             e.dead = true;
-            match std::mem::replace(&mut e.set, NONE.clone()) {
+            match std::mem::replace(&mut e.set, NhSet::clone(&NONE)) {
                 NhSet::Inline(hops) => {
                     for hop in hops {
                         unlink(&mut self.by_dev, hop.ifindex, i);
@@ -209,9 +210,10 @@ impl Sets {
         })
     }
 
-    /// Apply a device's fate to all sets of `family` with a member on it. Returns whether one with users died.
-    pub fn fate(&mut self, family: u8, ifindex: u32, fate: Fate) -> bool {
-        let mut died = false;
+    /// Apply a device's fate to all sets of `family` with a member on it. Returns whether any changed, and whether
+    /// one with users died.
+    pub fn fate(&mut self, family: u8, ifindex: u32, fate: Fate) -> (bool, bool) {
+        let (mut changed, mut died) = (false, false);
         for i in self.by_dev.get(&ifindex).cloned().unwrap_or_default() {
             let e = &self.entries[i as usize];
             if e.family != family || e.dead {
@@ -222,6 +224,7 @@ impl Sets {
             if !whole && matches!(&e.set, NhSet::Inline(h) if *h == hops) {
                 continue;
             }
+            changed |= e.users > 0;
             self.remove_index(i);
             let e = &mut self.entries[i as usize];
             if whole || hops.iter().all(|h| h.dead) {
@@ -242,7 +245,7 @@ impl Sets {
             }
             self.dirty.insert(NhRef(i));
         }
-        died
+        (changed, died)
     }
 
     /// A next-hop object is gone, and with it all routes of it (kernel-facts 5). Returns whether there were any.

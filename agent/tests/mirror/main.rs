@@ -1,0 +1,41 @@
+//! The mirror against the real kernel: thousands of random commands over a raw socket in a network namespace of our own;
+//! after each the mirror, which has only notifications, has to equal a fresh one made from dumps.
+//!
+//! `VIRGA_SEED` repeats a run, `VIRGA_COMMANDS` says how many commands it is.
+
+mod kernel;
+mod random;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+fn main() {
+    let args = Arguments::from_args();
+    if let Err(e) = private() {
+        println!("mirror: every test skipped: no network namespace of our own: {e}");
+        return;
+    }
+    let trial = |name: &str, f: fn() -> Result<(), Failed>| Trial::test(name, f);
+    let mut args = args;
+    // One network namespace for all.
+    args.test_threads = Some(1);
+    libtest_mimic::run(&args, vec![trial("random_commands", random::commands)]).exit();
+}
+
+/// Into namespaces of our own, before any thread starts: the kernel removes everything with us.
+fn private() -> std::io::Result<()> {
+    let mut flags = UnshareFlags::NEWNET;
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let user = !uid.is_root();
+    if user {
+        flags |= UnshareFlags::NEWUSER;
+    }
+    // SAFETY: there is one thread only, and no descriptor table is unshared.
+    unsafe { unshare_unsafe(flags) }?;
+    if user {
+        std::fs::write("/proc/self/setgroups", "deny")?;
+        std::fs::write("/proc/self/uid_map", format!("0 {} 1", uid.as_raw()))?;
+        std::fs::write("/proc/self/gid_map", format!("0 {} 1", gid.as_raw()))?;
+    }
+    Ok(())
+}
