@@ -70,6 +70,8 @@ pub struct Core {
     /// Changes taken from the mirror so far.
     changes: u64,
     polled: Option<Box<Polled>>,
+    /// Whether policy has been read for all ports once.
+    policy_read: bool,
     /// Readings so far.
     polls: u64,
     gate: Gate,
@@ -134,6 +136,7 @@ impl Core {
             mirror_busy: false,
             changes: 0,
             polled: None,
+            policy_read: false,
             polls: 0,
             gate: Gate::default(),
             profile: no_profile(),
@@ -213,7 +216,12 @@ impl Core {
     /// Whether the chip may be written to: it has been read, and so has all of the kernel's state, once. Until then what
     /// the chip holds from before stays.
     fn programming(&self) -> bool {
-        self.chip.ready() && self.sync.first && self.polled.is_some()
+        self.chip.ready() && self.sync.first && self.policy_read
+    }
+
+    /// Whether policy was read for every port that there is: before that, a port's policy counts as closed.
+    fn policy_covers_ports(&self) -> bool {
+        self.polled.as_ref().is_some_and(|p| self.port_refs.iter().all(|r| p.ports.contains(r)))
     }
 
     fn id(&mut self) -> u64 {
@@ -236,6 +244,8 @@ impl Core {
         self.mirror_busy = self.mirror.work(SWEEP);
         self.take_dirt();
         self.sync_work();
+        // A restarted agent must not close for a moment what stands open in the chip.
+        self.policy_read |= self.chip.ready() && self.sync.first && self.policy_covers_ports();
         if self.programming() {
             if core::mem::take(&mut self.program.recompile_routes) {
                 self.walk = Some(Walk { v6: false, cursor: 0 });

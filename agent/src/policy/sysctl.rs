@@ -95,7 +95,8 @@ pub const TABLE: &[Row] = &[
     Row {
         path: "ipv4/conf/*/accept_redirects",
         compiled: Compiled::Redirects4,
-        reach: Reach::Link,
+        // By whatever interface the redirect came, it may change routes by others.
+        reach: Reach::V4,
         why: "an ICMP redirect changes a route's gateway for one destination, unannounced",
     },
     Row {
@@ -279,9 +280,9 @@ mod tests {
                 ("ipv4/conf/all/accept_redirects", all),
                 ("ipv4/conf/swp1/forwarding", forwarding),
             ]);
-            assert_eq!(found == [Scope::Link(7)], closed, "{own} {all} {forwarding}");
+            assert_eq!(found == [Scope::V4], closed, "{own} {all} {forwarding}");
         }
-        assert_eq!(scopes(&[("ipv4/conf/swp1/accept_redirects", "1")]), [Scope::Link(7)], "the rest unread");
+        assert_eq!(scopes(&[("ipv4/conf/swp1/accept_redirects", "1")]), [Scope::V4], "the rest unread");
         let v6 = |own, forwarding| {
             scopes(&[("ipv6/conf/swp1/accept_redirects", own), ("ipv6/conf/swp1/forwarding", forwarding)])
         };
