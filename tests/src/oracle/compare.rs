@@ -4,7 +4,6 @@
 //! ND, MLD, IGMP) is a set of (port, kind, target) in which [`explained`] lists what one side alone may say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use anyhow::Result;
 

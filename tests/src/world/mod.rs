@@ -278,6 +278,7 @@ impl World {
     /// It does not come to be.
     pub fn settle(&mut self) -> Result<()> {
         self.carriers()?;
+        self.addresses()?;
         self.quiesce()?;
         if let Some(v) = &self.switch {
             v.settle(&self.sw)?;
@@ -316,6 +317,29 @@ impl World {
         })?
     }
 
+    /// Waits until the IPv6 addresses of devices that are up are in use: even without duplicate address detection the kernel leaves
+    /// that to a worker.
+    fn addresses(&self) -> Result<()> {
+        let until = Instant::now() + PATIENCE;
+        let n = self.ports.len();
+        self.sw.enter(|| -> Result<()> {
+            loop {
+                let want = libc::IFF_UP | libc::IFF_RUNNING;
+                let up = |d: &String| netns::flags(d).is_some_and(|f| f & want == want);
+                let devices = (1..=n).map(|p| format!("swp{p}")).chain(["lo".into()]);
+                let up: Vec<u32> = devices.filter(up).filter_map(|d| netns::index(&d)).collect();
+                if !neigh::tentative()?.iter().any(|i| up.contains(i)) {
+                    // Takes the lock under which that worker makes the address's route.
+                    return netns::set_up("lo");
+                }
+                if Instant::now() > until {
+                    bail!("an IPv6 address stays tentative");
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        })?
+    }
+
     /// Sends a frame into a port. `false` where the wire refuses it (it is down, or the frame is a runt or a giant).
     pub fn send(&mut self, port: usize, bytes: &[u8]) -> bool {
         self.ports.get(port.wrapping_sub(1)).is_some_and(|p| p.wire.send(bytes).is_ok())
@@ -327,12 +351,14 @@ impl World {
     }
 
     /// Waits until all that was sent has been dealt with and nothing is on its way any more: sentinels have gone through
-    /// each port, in and out, behind it; no neighbour is being resolved; and a whole round brought nothing new.
+    /// each port, in and out, behind it; no neighbour is being resolved; and two whole rounds brought nothing new (a neighbour is FAILED
+    /// a moment before its packets are answered).
     ///
     /// # Errors
     /// The world does not come to rest.
     pub fn quiesce(&mut self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
+        let mut quiet = 0;
         loop {
             let before = self.captured();
             self.round += 1;
@@ -345,7 +371,8 @@ impl World {
             self.sentinels_out(&open, until)?;
             let resolving = self.sw.enter(neigh::incomplete)??;
             self.pump()?;
-            if resolving == 0 && self.captured() == before {
+            quiet = if resolving == 0 && self.captured() == before { quiet + 1 } else { 0 };
+            if quiet == 2 {
                 return Ok(());
             }
             if resolving > 0 {
