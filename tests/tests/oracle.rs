@@ -42,7 +42,7 @@ fn main() {
             return;
         }
     };
-    let setup = Setup { worlds: [Kind::Kernel, Kind::Punt], programs };
+    let setup = Setup { worlds: [Kind::Kernel, Kind::Virga], programs };
     let mut trials = Vec::new();
     match list {
         Ok(list) => trials.extend(list.into_iter().map(|s| trial(s, setup.clone()))),

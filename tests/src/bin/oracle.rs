@@ -142,7 +142,8 @@ fn fuzz(seed: u64, cases: u64, time: Option<Duration>, out: &PathBuf, cut: Durat
             let row = run(&sc, &setup);
             println!("{}", suite::line(&row));
             match &row.outcome {
-                Outcome::Different(_) => {
+                Outcome::Different(t) => {
+                    println!("{t}");
                     let small = shrink(&sc, &setup, cut);
                     let again = run(&small, &setup);
                     let text = match &again.outcome {

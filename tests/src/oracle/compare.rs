@@ -88,9 +88,17 @@ fn passed_on(f: &[u8], sends: &BTreeMap<u32, &Send>) -> bool {
     let same = |s: &Send| addresses(&s.bytes).is_some() && addresses(&s.bytes) == addresses(f);
     match origin(f, sends) {
         Some(s) => same(s),
-        // Too short to carry its number.
-        None => sends.values().any(|s| marker(&s.bytes).is_none() && same(s)),
+        // Too short to carry its number, which its IPv4 identification is unless the scenario says otherwise.
+        None => sends
+            .values()
+            .any(|s| marker(&s.bytes).is_none() && same(s) && identification(&s.bytes) == identification(f)),
     }
+}
+
+/// The IPv4 identification, if it is IPv4.
+fn identification(f: &[u8]) -> Option<[u8; 2]> {
+    let (at, 0x0800) = frame::network(f)? else { return None };
+    f.get(at + 4..at + 6)?.try_into().ok()
 }
 
 /// Blanks what may differ between two kernels that do the same. The whole list:
@@ -198,10 +206,14 @@ fn timed(c: &Chatter) -> bool {
 /// * The second world: requests for a gateway or a neighbour that it holds. The agent keeps those that hardware uses resolved
 ///   (DESIGN, promise 1: keep-alive requests to neighbours in use).
 /// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
+/// * Either: requests that come of having chosen another member of a multipath route.
 fn explained(snaps: &[Snapshot; 2], world: usize, port: usize, c: &Chatter) -> bool {
     let Some(target) = c.target else { return false };
     if !matches!(c.kind, "arp-request" | "ns") {
         return false;
+    }
+    if snaps[world].choice(port, target) {
+        return true;
     }
     match world {
         1 => snaps[1].gateway(target) || snaps[1].neighbour(port, target).is_some(),

@@ -51,6 +51,8 @@ struct Hop {
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     routes: Vec<Route>,
+    /// Of all members, dead ones too.
+    gateways: Vec<IpAddr>,
     neighbours: Vec<Neighbour>,
     macs: Vec<(usize, Mac)>,
     use_neigh: bool,
@@ -95,6 +97,7 @@ impl Snapshot {
                 let (Ok(addr), Ok(len)) = (addr.parse(), len.parse()) else { continue };
                 let flag = |v: &Value, name: &str| v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
                 let hop = |v: &Value| Hop { port: port(v), via: gateway(v), linkdown: flag(v, "linkdown") };
+                s.gateways.extend(r["nexthops"].as_array().into_iter().flatten().chain([&r]).filter_map(gateway));
                 let hops = match r["nexthops"].as_array() {
                     Some(n) => n.iter().filter(|v| !flag(v, "dead")).map(hop).collect(),
                     None => vec![hop(&r)],
@@ -120,7 +123,13 @@ impl Snapshot {
 
     /// Whether any route has that gateway.
     pub fn gateway(&self, a: IpAddr) -> bool {
-        self.routes.iter().any(|r| r.hops.iter().any(|h| h.via == Some(a)))
+        self.gateways.contains(&a)
+    }
+
+    /// Whether `a` may be asked for on a port because a multipath route has a member there that leads to it.
+    pub fn choice(&self, port: usize, a: IpAddr) -> bool {
+        let leads = |r: &Route, h: &Hop| h.port == port && h.via.map_or(covers(r.addr, r.len, a), |g| g == a);
+        self.routes.iter().any(|r| r.hops.len() > 1 && r.hops.iter().any(|h| leads(r, h)))
     }
 
     /// The neighbour of that address on a port.

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 
+use crate::frame;
 use crate::scenario::{Action, Must, Scenario, Send, Step};
 use crate::world::{Carried, Kind, Programs, Said, World};
 pub use compare::Difference;
@@ -114,8 +115,16 @@ fn step(w: &mut World, s: &Step) -> Result<Done> {
     w.settle()?;
     for burst in s.sends.chunks(BURST) {
         for f in burst {
+            // What may change a neighbour is kept apart: the order of frames is given within a port only.
+            let apart = frame::chatter(&f.bytes).is_some();
+            if apart {
+                w.quiesce()?;
+            }
             // A wire that is down refuses frames at once or loses them, as it happens: either way nothing comes of them.
             w.send(f.port, &f.bytes);
+            if apart {
+                w.quiesce()?;
+            }
         }
         w.quiesce()?;
     }
