@@ -78,14 +78,23 @@ pub(super) fn same_key<F: MirrorFamily>(a: &Alias, b: &Alias) -> bool {
 
 /// What a dump can't show, and notifications told: of an IPv6 multipath route it has the metrics and preference of the first
 /// sibling only, and a member that is unused for its link hides whether it is dead besides.
-pub(super) fn keep<F: MirrorFamily>(ctx: &Ctx, ours: &[Alias], new: &mut [Alias]) {
-    for n in new {
+pub(super) fn keep<F: MirrorFamily>(ctx: &Ctx, ours: &[Alias], new: &mut Aliases) {
+    for n in new.iter_mut() {
         let Some(o) = ours.iter().find(|o| same_key::<F>(o, n) && ctx.same_hops(o.nh, n.nh)) else { continue };
         if ctx.knows_more(F::AF, o.nh, n.nh) {
             n.nh = o.nh;
         }
         if F::BITS == 128 && hops(ctx, n.nh).len() > 1 {
             n.flags |= o.flags;
+        }
+    }
+    if F::BITS == 128 {
+        let several = |a: &Alias| hops(ctx, a.nh).len() > 1;
+        for o in ours.iter().filter(|o| !several(o)) {
+            if new.iter().any(|n| several(n) && same_key::<F>(n, o)) && !new.iter().any(|n| identical(ctx, n, o)) {
+                let at = new.partition_point(|n| F::search(n, o) != Ordering::Greater);
+                new.insert(at, *o);
+            }
         }
     }
 }
@@ -268,7 +277,8 @@ pub(super) fn delete6(ctx: &mut Ctx, list: &mut Aliases, m: &RouteMsg<V6>) -> Ou
     }
     if let Some(i) = best {
         list.remove(i);
-        return Outcome::Exact;
+        // A multipath route has hidden what else there is from dumps.
+        return if going.len() > 1 && hi - lo > 1 { Outcome::Ask } else { Outcome::Exact };
     }
     if object || going.is_empty() {
         return Outcome::Absent;
@@ -290,7 +300,7 @@ pub(super) fn delete6(ctx: &mut Ctx, list: &mut Aliases, m: &RouteMsg<V6>) -> Ou
             let lone = left.len() == 1;
             let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, NhSet::Inline(left));
             list.insert(i, Alias { nh, ..a });
-            if lone && a.flags != RouteFlags::default() {
+            if lone && (hi - lo > 1 || a.flags != RouteFlags::default()) {
                 return Outcome::Ask;
             }
         }

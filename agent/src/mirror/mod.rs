@@ -639,6 +639,8 @@ impl Mirror {
         // IPv6 waits for the link to be ready.
         if !ready(&old) && ready(&l) {
             self.fate(AF_INET6, i, Fate::Live, seq);
+            // Kept IPv6 addresses (kernel-facts 21) may come back unannounced.
+            self.ctx.confirm.insert(DumpKind::Addr);
         }
         let carrier = |l: &Link| l.flags & (IFF_RUNNING | IFF_LOWER_UP) != 0;
         if !carrier(&old) && carrier(&l) {
