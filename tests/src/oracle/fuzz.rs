@@ -422,13 +422,17 @@ pub fn case(seed: u64) -> Scenario {
             let c = g.command();
             lines.push(if c.starts_with("link ") { c } else { format!("? {c}") });
         }
+        let mut frames = Vec::new();
         for _ in 0..8 + g.r.below(30) {
             // A frame that the notation can't express (too small a size, say) is passed over.
             let f = g.frame();
             if Scenario::parse("", &format!("ports {ports}\n{f}")).is_ok() {
-                lines.push(f);
+                frames.push(f);
             }
         }
+        // Port by port, since the harness waits where the port changes.
+        frames.sort_by_key(|f| f.bytes().next());
+        lines.extend(frames);
         lines.push("---".into());
     }
     let name = format!("seed {seed}");

@@ -114,8 +114,13 @@ fn step(w: &mut World, s: &Step) -> Result<Done> {
     }
     w.settle()?;
     for burst in s.sends.chunks(BURST) {
+        let mut last = None;
         for f in burst {
-            // What may change a neighbour is kept apart: the order of frames is given within a port only.
+            // The order of frames is given within a port only, and which of two comes first to a neighbour can matter.
+            if last.replace(f.port).is_some_and(|p| p != f.port) {
+                w.quiesce()?;
+            }
+            // What may change a neighbour is kept apart: its answer may come from elsewhere.
             let apart = frame::chatter(&f.bytes).is_some();
             if apart {
                 w.quiesce()?;
