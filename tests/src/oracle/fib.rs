@@ -121,6 +121,11 @@ impl Snapshot {
         Ok(s)
     }
 
+    /// Counts an address among the gateways, though its route may be gone.
+    pub fn add_gateway(&mut self, a: IpAddr) {
+        self.gateways.push(a);
+    }
+
     /// Whether any route has that gateway.
     pub fn gateway(&self, a: IpAddr) -> bool {
         self.gateways.contains(&a)
