@@ -105,7 +105,7 @@ impl Snapshot {
                 s.routes.push(Route { addr, len, metric: r["metric"].as_u64().unwrap_or(0), hops });
             }
         }
-        for n in list("ip -j neigh show")? {
+        for n in list("ip -j neigh show nud all")? {
             let Some(addr) = n["dst"].as_str().and_then(|a| a.parse().ok()) else { continue };
             let failed = n["state"].as_array().is_some_and(|s| s.iter().any(|s| s == "FAILED" || s == "INCOMPLETE"));
             let mac = n["lladdr"].as_str().and_then(|m| m.parse().ok()).filter(|_| !failed);
