@@ -116,6 +116,7 @@ impl Core {
         self.chip.boot_id = Some(h.boot_id);
         self.chip.connects += 1;
         self.profile = h.profile;
+        self.policy_known = false;
         self.read_chip();
     }
 

@@ -55,7 +55,8 @@ pub(super) struct Fresh {
     probed: BTreeMap<Key, Nanos>,
     /// Requests that may go out now, in thousandths.
     tokens: u64,
-    refilled: Nanos,
+    /// When that was last counted; `None` before the first time.
+    refilled: Option<Nanos>,
     /// When the chip was last asked for hit marks; `None` while an answer is due.
     asked: Option<Nanos>,
     asking: bool,
@@ -120,8 +121,8 @@ impl Core {
             Some(at) => Some(at + self.cfg.refresh),
             None => Some(0),
         };
-        let queue =
-            (!self.fresh.queue.is_empty()).then(|| self.fresh.refilled + SECOND / u64::from(self.cfg.probes.max(1)));
+        let queue = (!self.fresh.queue.is_empty())
+            .then(|| self.fresh.refilled.unwrap_or(0) + SECOND / u64::from(self.cfg.probes.max(1)));
         let waiting = self.fresh.waiting.values().map(|(at, _)| at + PATIENCE).min();
         [refresh, queue, waiting, self.fresh.again].into_iter().flatten().min()
     }
@@ -211,11 +212,11 @@ impl Core {
 
     fn send_requests(&mut self) {
         let rate = u64::from(self.cfg.probes.max(1));
-        let passed = self.now.saturating_sub(self.fresh.refilled).min(SECOND);
+        let passed = self.fresh.refilled.map_or(SECOND, |at| self.now.saturating_sub(at).min(SECOND));
         let gained = passed * rate * 1000 / SECOND;
         if gained > 0 {
             self.fresh.tokens = (self.fresh.tokens + gained).min(rate * 1000);
-            self.fresh.refilled = self.now;
+            self.fresh.refilled = Some(self.now);
         }
         while self.fresh.tokens >= 1000
             && let Some(message) = self.fresh.queue.pop_front()

@@ -70,11 +70,11 @@ pub struct Core {
     /// Changes taken from the mirror so far.
     changes: u64,
     polled: Option<Box<Polled>>,
-    /// Whether policy has been read for all ports once.
-    policy_read: bool,
     /// Readings so far.
     polls: u64,
     gate: Gate,
+    /// Policy has been read for the ports of this chip.
+    policy_known: bool,
     profile: Profile,
     table_ports: BTreeMap<PortId, PortEntry>,
     ports: Ports,
@@ -136,9 +136,9 @@ impl Core {
             mirror_busy: false,
             changes: 0,
             polled: None,
-            policy_read: false,
             polls: 0,
             gate: Gate::default(),
+            policy_known: false,
             profile: no_profile(),
             table_ports: BTreeMap::new(),
             ports: Ports::default(),
@@ -213,10 +213,10 @@ impl Core {
             || self.check.as_ref().is_some_and(check::Check::busy)
     }
 
-    /// Whether the chip may be written to: it has been read, and so has all of the kernel's state, once. Until then what
-    /// the chip holds from before stays.
+    /// Whether the chip may be written to: it has been read, and so has all of the kernel's state, once, and its policy for
+    /// the chip's ports. Until then what the chip holds from before stays: a restart closes nothing for a moment.
     fn programming(&self) -> bool {
-        self.chip.ready() && self.sync.first && self.policy_read
+        self.chip.ready() && self.sync.first && self.policy_known
     }
 
     /// Whether policy was read for every port that there is: before that, a port's policy counts as closed.
@@ -245,7 +245,7 @@ impl Core {
         self.take_dirt();
         self.sync_work();
         // A restarted agent must not close for a moment what stands open in the chip.
-        self.policy_read |= self.chip.ready() && self.sync.first && self.policy_covers_ports();
+        self.policy_known |= self.chip.ready() && self.sync.first && self.policy_covers_ports();
         if self.programming() {
             if core::mem::take(&mut self.program.recompile_routes) {
                 self.walk = Some(Walk { v6: false, cursor: 0 });
@@ -528,3 +528,6 @@ fn prefix_name<F: hal::Family>(p: Prefix<F>) -> String {
         p.to_string()
     }
 }
+
+#[cfg(test)]
+mod tests;

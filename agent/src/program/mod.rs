@@ -9,7 +9,7 @@ pub mod ids;
 pub mod routes;
 pub mod small;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
@@ -75,6 +75,8 @@ pub struct Program {
     next_batch: u64,
     /// Groups that are traps because a next hop found no room.
     starved_groups: BTreeSet<GroupId>,
+    /// Groups whose set was put off, with what they were to hold.
+    put_off: BTreeMap<GroupId, GroupEntry>,
     /// Something that routes refer to has come, gone or failed: every route is to be compiled again.
     pub recompile_routes: bool,
 }
@@ -377,8 +379,13 @@ impl Program {
                 self.ids.retire_group(*g);
             }
         }
+        self.release_put_off();
         for g in groups {
-            if !self.ids.used(g) && !self.group.known(g) {
+            // One that found no room keeps its name as long as the kernel has the set: under a new name it would only be
+            // tried, and refused, again.
+            let waits = self.group.unplaced(g) && self.ids.set_of(g).is_some();
+            if !self.ids.used(g) && !self.group.known(g) && !waits {
+                self.group.forget(g);
                 self.ids.drop_group(g);
             }
         }
@@ -396,7 +403,7 @@ impl Program {
             &mut removes[4],
         );
         for n in nexthops {
-            if self.ids.nexthop_entry(n).is_none() && !self.nexthop.known(n) {
+            if self.ids.nexthop_entry(n).is_none() && !self.nexthop.known(n) && !self.nexthop.unplaced(n) {
                 self.ids.drop_nexthop(n);
             }
         }
@@ -483,19 +490,19 @@ impl Program {
                     self.neigh6.touch_all();
                 }
                 if removed && self.rif.acked(k).is_none() {
-                    self.rif.room();
+                    self.rif.room(now);
                 }
             }
             AnyKey::Neigh4(k) => {
                 self.neigh4.done(now, k, why);
                 if removed && self.neigh4.acked(k).is_none() {
-                    self.neigh4.room();
+                    self.neigh4.room(now);
                 }
             }
             AnyKey::Neigh6(k) => {
                 self.neigh6.done(now, k, why);
                 if removed && self.neigh6.acked(k).is_none() {
-                    self.neigh6.room();
+                    self.neigh6.room(now);
                 }
             }
             AnyKey::NextHop(k) => self.done_nexthop(now, k, why),
@@ -511,9 +518,20 @@ impl Program {
         }
         if out.replaced.is_some() && self.nexthop.acked(k).is_none() {
             self.ids.touched_nexthops.insert(k);
-            self.ids.touched_nexthops.extend(self.nexthop.room());
+            self.ids.touched_nexthops.extend(self.nexthop.room(now));
             self.ids.touched_groups.append(&mut self.starved_groups);
         }
+    }
+
+    fn release_put_off(&mut self) {
+        let (group, ids) = (&self.group, &mut self.ids);
+        self.put_off.retain(|g, e| {
+            let waits = group.failure(*g).is_some_and(|f| f.retry.is_some());
+            if !waits {
+                ids.release_members(e);
+            }
+            waits
+        });
     }
 
     fn done_group(&mut self, now: Nanos, k: GroupId, why: Option<Reason>) {
@@ -522,16 +540,24 @@ impl Program {
         if let Some(e) = &out.replaced {
             self.ids.release_members(e);
         }
-        if let Some(e) = &out.refused {
-            self.ids.release_members(e);
+        if let Some(e) = out.refused {
+            // What was put off keeps its next hops, or they would go and come with every try.
+            if self.group.failure(k).is_some_and(|f| f.retry.is_some()) {
+                if let Some(old) = self.put_off.insert(k, e) {
+                    self.ids.release_members(&old);
+                }
+            } else {
+                self.ids.release_members(&e);
+            }
         }
+        self.release_put_off();
         if self.group.unplaced(k) {
             self.recompile_routes = true;
         }
         if stood && self.group.acked(k).is_none() {
             self.ids.touched_groups.insert(k);
             if self.group.starved() {
-                self.ids.touched_groups.extend(self.group.room());
+                self.ids.touched_groups.extend(self.group.room(now));
                 self.recompile_routes = true;
             }
         }

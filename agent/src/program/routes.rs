@@ -11,7 +11,7 @@ use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClas
 
 use super::arena::{Arena, Packed};
 use super::ids::Ids;
-use super::small::{Failure, back_off};
+use super::small::{Failure, PATIENT, back_off};
 
 /// A family that has a route table.
 pub trait RouteFamily: Family {
@@ -80,6 +80,8 @@ pub struct Routes<F: Family> {
     guards: BTreeMap<Prefix<F>, u32>,
     failed: BTreeMap<Prefix<F>, Failure<Packed>>,
     retries: BTreeMap<Nanos, Vec<Prefix<F>>>,
+    /// Those of `absent` whose try was put off, not refused for want of room; and whether that is expected to pass soon.
+    put_off: BTreeMap<Prefix<F>, bool>,
     /// The chip said that the table is full: new prefixes are not even tried until something is removed.
     full: bool,
     /// How many were removed since.
@@ -102,6 +104,7 @@ impl<F: Family> Default for Routes<F> {
             guards: BTreeMap::new(),
             failed: BTreeMap::new(),
             retries: BTreeMap::new(),
+            put_off: BTreeMap::new(),
             full: false,
             room: 0,
             tried: None,
@@ -135,7 +138,8 @@ impl<F: RouteFamily> Routes<F> {
     pub fn idle(&self) -> bool {
         self.pending == 0
             && self.parked.is_empty()
-            && self.failed.values().all(|f| f.retry.is_none() || (f.tries > 5 && f.why != Reason::Busy))
+            && !self.put_off.values().any(|soon| *soon)
+            && self.failed.values().all(|f| f.retry.is_none() || f.tries > PATIENT)
     }
     /// When the next retry is due.
     pub fn deadline(&self) -> Option<Nanos> {
@@ -253,8 +257,22 @@ impl<F: RouteFamily> Routes<F> {
         }
     }
 
-    fn starve(&mut self, p: Prefix<F>) {
-        self.failed.remove(&p);
+    /// Remember a refusal. What was refused still refers to its group, which is therefore kept for the next try.
+    fn fail(&mut self, p: Prefix<F>, f: Failure<Packed>, ids: &mut Ids) {
+        ids.hold(f.rejected.group());
+        if let Some(old) = self.failed.insert(p, f) {
+            ids.release(old.rejected.group());
+        }
+    }
+
+    fn unfail(&mut self, p: Prefix<F>, ids: &mut Ids) {
+        if let Some(old) = self.failed.remove(&p) {
+            ids.release(old.rejected.group());
+        }
+    }
+
+    fn starve(&mut self, p: Prefix<F>, ids: &mut Ids) {
+        self.unfail(p, ids);
         if !self.absent.contains_key(&p) {
             let c = self.cover(p);
             self.absent.insert(p, c);
@@ -264,8 +282,16 @@ impl<F: RouteFamily> Routes<F> {
 
     fn unstarve(&mut self, p: Prefix<F>) -> bool {
         let was = self.absent.remove(&p);
+        if self.put_off.remove(&p).is_some() && was.is_some() {
+            // The room that it was to have is another's.
+            self.room += 1;
+        }
         if let Some(c) = was {
             self.unguard(c);
+        }
+        if self.absent.is_empty() {
+            // Nobody waits: whether there is room, the next one will see.
+            (self.full, self.room) = (false, 0);
         }
         was.is_some()
     }
@@ -310,7 +336,14 @@ impl<F: RouteFamily> Routes<F> {
                 self.retries.insert(at, keys);
                 break;
             }
-            self.dirty.extend(keys);
+            for p in keys {
+                // The room that was meant for what was put off is offered again.
+                if self.put_off.remove(&p).is_some() && self.absent.contains_key(&p) {
+                    self.room += 1;
+                } else {
+                    self.dirty.push_back(p);
+                }
+            }
         }
         while budget > 0 {
             let Some(p) = self.dirty.pop_front() else { break };
@@ -371,9 +404,9 @@ impl<F: RouteFamily> Routes<F> {
         let mut w = Packed::from(want(p, ids));
         if let Some(f) = self.failed.get(&p) {
             if f.rejected != w {
-                self.failed.remove(&p);
+                self.unfail(p, ids);
             } else if f.retry.is_none_or(|at| at > now) {
-                if f.why == Reason::Busy {
+                if f.why == Reason::Busy && f.tries <= PATIENT {
                     return;
                 }
                 w = REFUSED;
@@ -408,11 +441,13 @@ impl<F: RouteFamily> Routes<F> {
             return;
         }
         if !acked.is_some() && self.full && !attempt {
-            self.starve(p);
+            self.starve(p, ids);
             return;
         }
         let guarded = self.guards.contains_key(&p) || (!acked.is_some() && self.below(p).next().is_some());
         if guarded && !w.is_trap() {
+            // What was refused is not asked for now; it is again when the guard is lifted.
+            self.unfail(p, ids);
             w = NO_ROOM;
         }
         if acked == w {
@@ -444,17 +479,24 @@ impl<F: RouteFamily> Routes<F> {
         match refused {
             None if sent.to.is_some() => {
                 s.acked = sent.to;
+                if !self.absent.contains_key(&p) {
+                    self.put_off.remove(&p);
+                }
                 ids.release(old.group());
                 if self.failed.get(&p).is_some_and(|f| f.rejected == sent.to) {
-                    self.failed.remove(&p);
+                    self.unfail(p, ids);
                 }
                 if !old.is_some() {
                     self.lens[usize::from(p.len())] += 1;
-                    if self.unstarve(p) {
+                    if self.unstarve(p) && self.full {
                         // There was room: perhaps for more. The chip says when it is enough.
                         self.room += 2;
                     }
                     self.take_guards(p);
+                }
+                // What it was to guard may have gone while this was under way.
+                if sent.to == NO_ROOM && !self.guards.contains_key(&p) {
+                    self.dirty.push_back(p);
                 }
             }
             None => {
@@ -476,27 +518,40 @@ impl<F: RouteFamily> Routes<F> {
                     Reason::TableFull { .. } if !old.is_some() => {
                         self.full = true;
                         self.room = 0;
-                        self.starve(p);
+                        self.starve(p, ids);
                     }
-                    why => self.refuse(now, sent, why),
+                    why => self.refuse(now, sent, why, ids),
                 }
             }
         }
     }
 
-    fn refuse(&mut self, now: Nanos, sent: Sent<F>, why: Reason) {
+    fn refuse(&mut self, now: Nanos, sent: Sent<F>, why: Reason, ids: &mut Ids) {
         let p = sent.prefix;
+        if self.absent.contains_key(&p) {
+            // It had its try; the trap of its guard stands meanwhile.
+            let soon = why == Reason::Busy;
+            self.put_off.insert(p, soon);
+            self.retries.entry(now + back_off(if soon { 1 } else { 6 }, p)).or_default().push(p);
+            return;
+        }
+        if sent.to.is_trap() && self.failed.get(&p).is_some_and(|f| f.rejected != sent.to) {
+            // The stand-in for what was refused was put off.
+            self.put_off.insert(p, true);
+            self.retries.entry(now + back_off(1, p)).or_default().push(p);
+            return;
+        }
         let tries = self.failed.get(&p).filter(|f| f.rejected == sent.to).map_or(0, |f| f.tries) + 1;
         let retry = match why {
-            Reason::Busy | Reason::MissingRef(_) => Some(now + back_off(tries)),
+            Reason::Busy | Reason::MissingRef(_) => Some(now + back_off(tries, p)),
             // Law (b): a trap or a remove is never refused; law (a): an overwrite always has room.
-            _ if !sent.to.is_some() || sent.to.is_trap() => Some(now + back_off(9)),
+            _ if !sent.to.is_some() || sent.to.is_trap() => Some(now + back_off(9, p)),
             _ => None,
         };
         if let Some(at) = retry {
             self.retries.entry(at).or_default().push(p);
         }
-        self.failed.insert(p, Failure { rejected: sent.to, why, tries, retry });
+        self.fail(p, Failure { rejected: sent.to, why, tries, retry }, ids);
         self.dirty.push_back(p);
     }
 }

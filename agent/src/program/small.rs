@@ -1,8 +1,11 @@
 //! What the chip acknowledged of one of the smaller tables, and what is under way there. Routes are in `routes.rs`.
 
+use core::hash::{BuildHasher, Hash};
 use std::collections::{BTreeMap, BTreeSet};
 
 use hal::{Nanos, Op, Reason, Table};
+
+use super::arena::Fixed;
 
 /// Why the chip does not hold what it should.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -17,9 +20,14 @@ pub struct Failure<E> {
     pub retry: Option<Nanos>,
 }
 
-/// Delay before try number `tries`: from 10 ms, doubling, to 5 s.
-pub fn back_off(tries: u32) -> Nanos {
-    (10_000_000u64 << tries.min(9)).min(5_000_000_000)
+/// So many tries are a delay; after them what was refused is replaced by a trap, and tried on in the background.
+pub const PATIENT: u32 = 5;
+
+/// Delay before try number `tries`: from 10 ms, doubling, to 5 s; a little more or less by key, so that what failed
+/// together does not come back in step.
+pub fn back_off(tries: u32, key: impl Hash) -> Nanos {
+    let spread = Fixed.hash_one(key) % 4_000_000;
+    (10_000_000u64 << tries.min(9)).min(5_000_000_000) + spread
 }
 
 #[derive(Clone, Debug)]
@@ -52,7 +60,12 @@ pub struct Small<T: Table> {
     pending: usize,
     /// Keys that the chip refused at some time and that are not known to be fine since.
     failures: BTreeSet<T::Key>,
+    /// How many entries there were when what had found no room was last tried again, and when that was.
+    last_room: Option<(usize, Nanos)>,
 }
+
+/// See [`Small::room`].
+const PATIENCE: Nanos = 5_000_000_000;
 
 impl<T: Table> Default for Small<T> {
     fn default() -> Self {
@@ -62,6 +75,7 @@ impl<T: Table> Default for Small<T> {
             retries: BTreeMap::new(),
             pending: 0,
             failures: BTreeSet::new(),
+            last_room: None,
         }
     }
 }
@@ -128,9 +142,11 @@ impl<T: Table> Small<T> {
     /// Whether nothing is under way, nor a retry expected to help.
     pub fn idle(&self) -> bool {
         self.pending == 0
-            && self.retries.values().flatten().all(|k| {
-                self.slots.get(k).and_then(|s| s.failed.as_ref()).is_none_or(|f| f.tries > 5 && f.why != Reason::Busy)
-            })
+            && self
+                .retries
+                .values()
+                .flatten()
+                .all(|k| self.slots.get(k).and_then(|s| s.failed.as_ref()).is_none_or(|f| f.tries > PATIENT))
     }
     /// When the next retry is due.
     pub fn deadline(&self) -> Option<Nanos> {
@@ -148,8 +164,24 @@ impl<T: Table> Small<T> {
         }
         self.dirty.insert(key);
     }
-    /// Room appeared: what found none is looked at again. Says which these are.
-    pub fn room(&mut self) -> Vec<T::Key> {
+    /// Nothing wants the entry that found no room any more.
+    pub fn forget(&mut self, key: T::Key) {
+        if !self.known(key) {
+            self.slots.remove(&key);
+            self.failures.remove(&key);
+        }
+    }
+    /// Room appeared: what found none is looked at again. Says which these are. A try that ended with no more room than
+    /// it began with is not repeated for a while: entries that need several places may be short of one for ever.
+    pub fn room(&mut self, now: Nanos) -> Vec<T::Key> {
+        if !self.starved() {
+            return Vec::new();
+        }
+        let used = self.len();
+        if self.last_room.is_some_and(|(least, at)| used >= least && now < at + PATIENCE) {
+            return Vec::new();
+        }
+        self.last_room = Some((used, now));
         let starved: Vec<_> = self.failures.iter().copied().filter(|k| self.no_room(*k)).collect();
         for k in &starved {
             self.failures.remove(k);
@@ -208,7 +240,7 @@ impl<T: Table> Small<T> {
                     // The refused entry must not leave an old one standing that means something else; but `Busy` is
                     // no more than a delay.
                     w = match f.why {
-                        Reason::Busy => slot.acked.clone(),
+                        Reason::Busy if f.tries <= PATIENT => slot.acked.clone(),
                         _ => slot.acked.as_ref().and_then(&trap),
                     };
                 } else if !same {
@@ -257,12 +289,12 @@ impl<T: Table> Small<T> {
             }
             // Law (b) says that this cannot be; a chip that breaks it is asked again until it complies.
             (Some(_), None) => {
-                self.retries.entry(now + back_off(9)).or_default().push(key);
+                self.retries.entry(now + back_off(9, key)).or_default().push(key);
             }
             (Some(why), Some(e)) => {
                 let tries = slot.failed.as_ref().filter(|f| f.rejected == e).map_or(0, |f| f.tries) + 1;
                 let retry = match why {
-                    Reason::Busy | Reason::MissingRef(_) => Some(now + back_off(tries)),
+                    Reason::Busy | Reason::MissingRef(_) => Some(now + back_off(tries, key)),
                     Reason::TableFull { .. } | Reason::Unsupported(_) | Reason::ReadOnly(_) => None,
                 };
                 if let Some(at) = retry {
