@@ -114,6 +114,7 @@ impl World {
         self.m.monitor(self.seq, b);
     }
     /// (metric, TOS, hops as (device, last byte of the gateway, dead)) of each route, in order.
+    #[allow(clippy::type_complexity)]
     fn routes(&mut self, v6: bool) -> Vec<(u32, u8, Vec<(u32, u8, bool)>)> {
         while self.m.work(1) {}
         let list = if v6 {
