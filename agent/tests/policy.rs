@@ -206,7 +206,7 @@ fn sysctls(w: &World, r: &mut Reader) -> Outcome {
                     ("ipv4/conf/all/accept_redirects", "1"),
                 ],
                 &[("ipv4/conf/all/accept_redirects", "0")],
-                w.link(1),
+                Scope::V4,
             ),
             // Forwarding is off there, and the kernel forwards all the same (kernel-facts 33).
             "ipv6/conf/*/accept_redirects" => (
