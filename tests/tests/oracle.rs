@@ -49,7 +49,8 @@ fn main() {
         Err(e) => trials.push(Trial::test("scenarios", move || Err(Failed::from(format!("{e:#}"))))),
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let seed = Random::new(now.as_nanos() as u64).bits() % 1_000_000_000;
+    let given = std::env::var("VIRGA_SEED").ok().and_then(|s| s.parse().ok());
+    let seed = given.unwrap_or_else(|| Random::new(now.as_nanos() as u64).bits() % 1_000_000_000);
     if !args.list {
         println!("random scenarios: seed {seed} (again: oracle fuzz --seed {seed} --cases 6)");
     }
