@@ -109,6 +109,8 @@ pub struct Ctx {
     /// By family and index; -1 is `all`, -2 `default`.
     pub(super) netconf: BTreeMap<(u8, i32), Netconf>,
     fates: HashMap<(u32, u8), Fates, std::hash::BuildHasherDefault<Mix>>,
+    /// Devices that have addresses of a family, and how many.
+    pub(super) addressed: BTreeMap<(u32, u8), u32>,
     pub(super) objects: BTreeMap<u32, NextHopMsg>,
     objects_gone: BTreeMap<u32, u64>,
     sources_gone: BTreeMap<Ipv4Addr, u64>,
@@ -216,7 +218,9 @@ impl Ctx {
             let mut hop = h.hop;
             // Shown dead it may be for its link alone, where such routes are ignored. Which, no message says: it is not used
             // in either case, and when the link comes back a dump is asked for. A lone one is never dead.
-            let doubt = h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) && self.up(hop.ifindex);
+            // The kernel counts what dies with the last address as without a link, too, whatever the link is.
+            let link_alone = self.idle(F::AF, hop.ifindex) || self.addressed.contains_key(&(hop.ifindex, F::AF));
+            let doubt = h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) && self.up(hop.ifindex) && link_alone;
             hop.dead &= m.hops.len() > 1 && !doubt;
             hops.push(hop);
         }

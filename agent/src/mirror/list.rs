@@ -90,7 +90,8 @@ pub(super) fn keep<F: MirrorFamily>(ctx: &Ctx, ours: &[Alias], new: &mut Aliases
     }
     if F::BITS == 128 {
         let several = |a: &Alias| hops(ctx, a.nh).len() > 1;
-        for o in ours.iter().filter(|o| !several(o)) {
+        // What could be a sibling is one, and shown; if it is not shown, it is gone.
+        for o in ours.iter().filter(|o| !several(o) && !ecmp(ctx, o)) {
             if new.iter().any(|n| several(n) && same_key::<F>(n, o)) && !new.iter().any(|n| identical(ctx, n, o)) {
                 let at = new.partition_point(|n| F::search(n, o) != Ordering::Greater);
                 new.insert(at, *o);
@@ -292,17 +293,22 @@ pub(super) fn delete6(ctx: &mut Ctx, list: &mut Aliases, m: &RouteMsg<V6>) -> Ou
         }
         let left: SmallVec<[Hop; 1]> = have.iter().filter(|h| !going.iter().any(|g| same_hop(h, g))).copied().collect();
         list.remove(i);
-        if left.iter().any(|h| !h.dead) {
-            let mut left = left;
-            if let [only] = &mut left[..] {
-                only.weight = 1;
-            }
-            let lone = left.len() == 1;
-            let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, NhSet::Inline(left));
-            list.insert(i, Alias { nh, ..a });
-            if lone && (hi - lo > 1 || a.flags != RouteFlags::default()) {
-                return Outcome::Ask;
-            }
+        if left.is_empty() {
+            return Outcome::Exact;
+        }
+        // Dead siblings outlive the last live one, and no message says so when their device brings them back; had the
+        // deletion come before the device's fall, they would be gone.
+        let dormant = left.iter().all(|h| h.dead);
+        let mut left = left;
+        if let [only] = &mut left[..] {
+            only.weight = 1;
+            only.dead = false;
+        }
+        let lone = left.len() == 1;
+        let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, NhSet::Inline(left));
+        list.insert(i, Alias { nh, ..a });
+        if dormant || lone && (hi - lo > 1 || a.flags != RouteFlags::default()) {
+            return Outcome::Ask;
         }
         return Outcome::Exact;
     }

@@ -706,7 +706,7 @@ impl Mirror {
     fn addr_new(&mut self, seq: u64, k: AddrKey, e: AddrEntry) {
         match self.addrs.insert(k, e) {
             Some(_) => return,
-            None => self.own(k.local, true),
+            None => self.own(&k, true),
         }
         if k.local.is_ipv4() {
             // The source check asks whether the device has any.
@@ -723,7 +723,7 @@ impl Mirror {
         if self.addrs.remove(k).is_none() {
             return;
         }
-        self.own(k.local, false);
+        self.own(k, false);
         self.dirt.links.insert(k.ifindex);
         let left = self.addrs.keys().any(|o| o.ifindex == k.ifindex && o.local.is_ipv4() == k.local.is_ipv4());
         match k.local {
@@ -745,7 +745,7 @@ impl Mirror {
         }
     }
 
-    fn own(&mut self, a: IpAddr, came: bool) {
+    fn own(&mut self, k: &AddrKey, came: bool) {
         fn count<A: Ord + Copy>(map: &mut BTreeMap<A, u32>, a: A, came: bool) -> bool {
             let n = map.entry(a).or_default();
             *n = if came { *n + 1 } else { n.saturating_sub(1) };
@@ -755,7 +755,9 @@ impl Mirror {
             }
             edge
         }
-        match a {
+        let family = if k.local.is_ipv4() { AF_INET } else { AF_INET6 };
+        count(&mut self.ctx.addressed, (k.ifindex, family), came);
+        match k.local {
             IpAddr::V4(a) => {
                 if count(&mut self.own4, a, came) {
                     self.dirt.own4.insert(a);

@@ -177,6 +177,36 @@ fn fact_4_last_address_flushes_and_kills_members() {
     assert_eq!(w.routes(false), [(7, 0, vec![(3, 2, false), (4, 3, false)])]);
 }
 
+/// The kernel flags a member that died with the device's last address as without a link as well, although the link is
+/// there: where such routes are ignored, a dump alone has to tell it from one that has only lost its link.
+#[test]
+fn fact_4_a_dump_shows_a_member_dead_that_lost_its_address_and_not_its_link() {
+    let mut m = Vec::new();
+    // RTNH_F_DEAD | RTNH_F_LINKDOWN, and nothing
+    for (dev, gw, flags) in [(3u32, 2, 1 | 16), (4, 3, 0)] {
+        let mut own = Vec::new();
+        push_attr(&mut own, 5, &gateway(false, gw));
+        m.extend((8 + own.len() as u16).to_ne_bytes());
+        m.extend([flags, 0]);
+        m.extend(dev.to_ne_bytes());
+        m.extend(own);
+    }
+    let shown = Builder::new(rtm::NEWROUTE, 0, &[2, 24, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]).attr(1, &[192, 0, 2, 0]);
+    let shown = shown.attr(9, &m).done();
+    for (addressed, dead) in [(false, true), (true, false)] {
+        let mut w = World::new();
+        // NETCONFA_IFINDEX, NETCONFA_IGNORE_ROUTES_WITH_LINKDOWN
+        w.say(&Builder::new(rtm::NEWNETCONF, 0, &[2, 0, 0, 0]).u32(1, 3).u32(6, 1).done());
+        if addressed {
+            w.say(&addr(rtm::NEWADDR, 1));
+        }
+        w.m.dump_begin(DumpKind::Route4);
+        w.m.dump(DumpKind::Route4, w.seq, &shown);
+        w.m.dump_end(DumpKind::Route4, true);
+        assert_eq!(w.routes(false)[0].2, [(3, 2, dead), (4, 3, false)], "addressed {addressed}");
+    }
+}
+
 #[test]
 fn fact_4_routes_go_with_their_preferred_source() {
     let mut w = World::new();
@@ -268,6 +298,37 @@ fn fact_14_ipv6_append_carries_all_and_delete_names_one() {
     w.say(&route(&R { v6: true, kind: rtm::DELROUTE, flags: 0, ..R0 }));
     assert_eq!(w.routes(true), [(0, 0, vec![(4, 3, false)])]);
     assert_eq!(w.m.stats().undecided, 0);
+}
+
+/// The kernel flushes a multipath route when its last member dies, but not when its last live one is deleted: the dead ones
+/// stay, unused and unannounced, until their device is back.
+#[test]
+fn fact_14_dead_siblings_outlive_the_last_live_one() {
+    const LONE: &[(u32, u8)] = &[(3, 2), (4, 3)];
+    const TWO: &[(u32, u8)] = &[(3, 2), (3, 5), (4, 3)];
+    for (hops, left) in [(LONE, vec![(3, 2, false)]), (TWO, vec![(3, 2, true), (3, 5, true)])] {
+        let mut w = World::new();
+        w.say(&route(&R { v6: true, hops, ..R0 }));
+        w.say(&link(0));
+        w.say(&route(&R { v6: true, kind: rtm::DELROUTE, flags: 0, hops: &[(4, 3)], ..R0 }));
+        let p = "2001:db8::/32".parse::<Prefix<V6>>().unwrap();
+        assert!(w.m.undecided(p), "until a dump has said so");
+        assert_eq!(w.m.take_dirt().wanted, BTreeSet::from([DumpKind::Route6]));
+        assert_eq!(w.routes(true), [(0, 0, left)]);
+        w.say(&link(UP));
+        assert!(w.routes(true)[0].2.iter().all(|h| !h.2), "they live again");
+    }
+}
+
+/// A dump that shows a route grown to a multipath one replaces it: a route that can be a sibling does not hide behind others.
+#[test]
+fn fact_14_a_lone_route_does_not_outlive_the_multipath_route_that_it_has_become() {
+    let mut w = World::new();
+    w.say(&route(&R { v6: true, ..R0 }));
+    w.m.dump_begin(DumpKind::Route6);
+    w.m.dump(DumpKind::Route6, w.seq, &route(&R { v6: true, flags: 0, hops: &[(3, 2), (4, 3)], ..R0 }));
+    w.m.dump_end(DumpKind::Route6, true);
+    assert_eq!(w.routes(true), [(0, 0, vec![(3, 2, false), (4, 3, false)])]);
 }
 
 #[test]
