@@ -101,8 +101,9 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("ipv4/conf/default/send_redirects", "0"),
 ];
 
-/// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon.
-const NEIGH: &[(&str, &str)] = &[("retrans_time_ms", "100"), ("mcast_solicit", "1")];
+/// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon, and
+/// proxy answers, which else wait for a random time, come at once.
+const NEIGH: &[(&str, &str)] = &[("retrans_time_ms", "100"), ("mcast_solicit", "1"), ("proxy_delay", "0")];
 
 fn sysctl(path: &str, value: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/{path}"), format!("{value}\n"))
