@@ -32,6 +32,7 @@ pub struct SimChip {
     profile: Profile,
     tables: Arc<Tables>,
     epochs: Epochs,
+    turns: Epochs,
     counters: AllCounters,
     ports: Vec<Option<PortEntry>>,
     events: Vec<Event>,
@@ -74,6 +75,7 @@ impl SimChip {
         SimChip {
             tables: Arc::new(tables),
             epochs: Epochs::default(),
+            turns: Epochs::default(),
             counters: AllCounters::default(),
             ports: vec![None; ports],
             events: Vec::new(),
@@ -93,6 +95,15 @@ impl SimChip {
     /// A reader of the tables, for one worker thread.
     pub fn pipeline(&self) -> Pipeline {
         Pipeline::new(self.tables.clone(), self.epochs.reader(), self.worker_counters(), self.samples.worker())
+    }
+    /// The turns of those who carry verdicts out: a turn begins before a lookup and ends when the frame has left.
+    pub fn turns(&self) -> &Epochs {
+        &self.turns
+    }
+    /// Wait until no frame is under way that may have been looked up before now: then what was applied is in force, on
+    /// the wires as well (law g).
+    pub fn grace(&self) {
+        self.turns.wait(self.turns.retire());
     }
     /// Counters for a thread that has no pipeline of its own.
     pub fn worker_counters(&self) -> Arc<WorkerCounters> {

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use crate::policer::{self, Rate};
 use crate::wire::{WireSpec, is_ifname};
+use crate::worker;
 
 /// Where the configuration is if nothing else is said.
 pub const PATH: &str = "/etc/virga/virga.toml";
@@ -45,6 +46,8 @@ pub struct Chip {
     /// `NAME=WIRE`, in the order of the front panel.
     #[serde(default)]
     pub port: Vec<String>,
+    /// Threads that move frames.
+    pub workers: Option<u32>,
     /// `unix:PATH`
     pub listen: Option<String>,
     /// Namespace of the wires.
@@ -87,6 +90,21 @@ fn parse(text: &str) -> Result<File, String> {
 }
 
 impl Chip {
+    /// How many threads move the frames of so many ports; unless configured, one for each processor that the chip may use.
+    ///
+    /// # Errors
+    /// One sentence: none, or more than have anything to do.
+    pub fn workers(&self, ports: usize) -> Result<usize, String> {
+        let most = ports.clamp(1, worker::MAX);
+        let Some(n) = self.workers else {
+            return Ok(std::thread::available_parallelism().map_or(1, usize::from).min(most));
+        };
+        match usize::try_from(n) {
+            Ok(n) if (1..=most).contains(&n) => Ok(n),
+            _ => Err(format!("{n} workers can't serve {ports} ports: give 1 to {most}, or leave it to the chip")),
+        }
+    }
+
     /// The rate of a class: as configured, else the default.
     pub fn rate(&self, class: TrapClass) -> Rate {
         self.policer.get(class.name()).copied().unwrap_or_else(|| policer::default(class))
@@ -202,6 +220,17 @@ mod tests {
         assert!(e("[chip.policer]\narpp = { rate = 1, burst = 1 }\n").contains("no trap class \"arpp\""));
         for bad in ["[chip", "[chip]\nport = 3\n"] {
             assert!(!e(bad).contains('\n'), "{}", e(bad));
+        }
+    }
+
+    #[test]
+    fn workers() {
+        let with = |workers, ports| Chip { workers, ..Chip::default() }.workers(ports);
+        assert_eq!((with(Some(1), 1), with(Some(3), 4), with(None, 1)), (Ok(1), Ok(3), Ok(1)));
+        assert!((1..=64).contains(&with(None, 1000).unwrap()));
+        for (n, ports, most) in [(0, 4, "1 to 4"), (5, 4, "1 to 4"), (65, 100, "1 to 64"), (u32::MAX, 1, "1 to 1")] {
+            let e = with(Some(n), ports).unwrap_err();
+            assert!(e.contains(most) && e.contains(&format!("{n} workers")), "{e}");
         }
     }
 

@@ -1,6 +1,6 @@
 //! `virga-asic`: options, start-up, the control thread, the end. A library function, since the lab and embedded mode start it too.
 //!
-//! The control thread owns the tables' writer and the ports; a worker thread moves frames. Everything that can be wrong with
+//! The control thread owns the tables' writer and the ports; worker threads move frames. Everything that can be wrong with
 //! options or machine is said in one sentence before anything is changed, as far as it can be known by then.
 
 use std::ffi::OsString;
@@ -48,6 +48,9 @@ pub struct Options {
     /// Front-panel ports, in order.
     #[arg(long, value_name = "NAME=WIRE", help = PORT_HELP)]
     pub port: Vec<String>,
+    /// Threads that move frames, each with its share of the ports [default: one a processor, at most one a port]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<u32>,
     /// Where the agent finds the chip [default: unix:/run/virga/asic.sock]
     #[arg(long, value_name = "unix:PATH")]
     pub listen: Option<String>,
@@ -201,6 +204,9 @@ fn settings(o: &Options) -> Result<Chip, String> {
     if !o.port.is_empty() {
         c.port.clone_from(&o.port);
     }
+    if o.workers.is_some() {
+        c.workers = o.workers;
+    }
     for (to, from) in [
         (&mut c.profile, &o.profile),
         (&mut c.listen, &o.listen),
@@ -244,6 +250,7 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
     if specs.is_empty() {
         return Err("no port is given: say --port NAME=WIRE, or name ports in [chip] of the configuration".into());
     }
+    let workers = c.workers(specs.len())?;
     let listen = c.listen.as_deref().unwrap_or(LISTEN);
     let path = listen
         .strip_prefix("unix:")
@@ -265,9 +272,11 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
     let mut chip = SimChip::new(profile, specs.len());
     let (mut ports, fronts) = Ports::open(specs, host, ns, state)?;
     let policers = Policers::new(|class| rates.rate(class));
-    let worker = worker::start(fronts, chip.pipeline(), policers, frame).map_err(|e| format!("no worker: {e}"))?;
+    let pipelines = (0..workers).map(|_| chip.pipeline()).collect();
+    let worker =
+        worker::start(fronts, pipelines, chip.turns(), policers, frame).map_err(|e| format!("no worker: {e}"))?;
     ports.refresh_all(&worker, |id, e| chip.set_port(id, e.clone()));
-    ports.summary();
+    ports.summary(worker.workers());
     let socket = if embedded.is_none() { Some(Socket::bind(Path::new(path))?) } else { None };
     let server = Server::new(chip, socket, embedded).map_err(|e| format!("no random number: {e}"))?;
     match &c {
@@ -293,7 +302,7 @@ impl Running {
                 return Ok(());
             }
             if !self.worker.is_alive() {
-                return Err("the worker thread died".into());
+                return Err("a worker thread died".into());
             }
             if moved || looked.elapsed() >= LOOK {
                 looked = Instant::now();

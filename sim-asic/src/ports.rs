@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
 use hal::{Mac, PortEntry, PortFault, PortId};
 use tracing::{debug, info, warn};
@@ -15,9 +16,9 @@ use crate::hostif::{Place, Tap};
 use crate::netlink::{Link, Monitor, Netlink};
 use crate::netns::NetNs;
 use crate::state::{Known, State};
-use crate::wire::packet::PacketWire;
-use crate::wire::{NoWire, Wire, WireSpec, device};
-use crate::worker::{self, Command};
+use crate::wire::packet;
+use crate::wire::{Wire, WireSpec, device};
+use crate::worker;
 
 /// Kind of a TAP's link.
 const TUN: &str = "tun";
@@ -159,11 +160,11 @@ impl Ports {
     }
 
     fn add(&mut self, id: PortId, spec: PortSpec) -> Result<worker::Port, String> {
-        let mut wire: Box<dyn Wire> = Box::new(NoWire);
+        let mut wire = Wire::none();
         let mut wire_link = None;
         if let WireSpec::Packet { ifname, netns } = &spec.wire {
             let (link, w) = self.take(ifname, netns.as_deref()).map_err(|e| format!("wire {}: {e}", spec.wire))?;
-            wire = Box::new(w);
+            wire = w;
             wire_link = Some(link);
         }
         let (tap, moved) = self.tap(&spec, wire_link.as_ref())?;
@@ -190,7 +191,7 @@ impl Ports {
     }
 
     /// The device in the chip's namespace, moved there if it is not there already, and quiet.
-    fn take(&mut self, ifname: &str, netns: Option<&str>) -> Result<(Link, PacketWire), String> {
+    fn take(&mut self, ifname: &str, netns: Option<&str>) -> Result<(Link, Wire), String> {
         let to = &self.chip.ns;
         if self.chip.nl.link_by_name(ifname).map_err(|e| e.to_string())?.is_none() {
             origin(netns)?
@@ -206,7 +207,8 @@ impl Ports {
         let l = nl.link_by_name(ifname).map_err(|e| e.to_string())?.ok_or("the device is gone")?;
         to.run(|| {
             device::quiet(nl, &l).map_err(|e| format!("it can't be made quiet: {e}"))?;
-            PacketWire::open(l.index).map_err(|e| format!("no packet socket: {e}"))
+            let (rx, tx) = packet::open(l.index).map_err(|e| format!("no packet socket: {e}"))?;
+            Ok(Wire { rx: Box::new(rx), tx: Arc::new(tx) })
         })
         .map_err(|e| e.to_string())?
         .map(|w| (l, w))
@@ -317,7 +319,7 @@ impl Ports {
         let here = tap.is_some();
         let p = &mut self.ports[i];
         if p.delivering != here {
-            worker.send(Command::Deliver(p.id, here));
+            worker.deliver(p.id, here);
             p.delivering = here;
         }
         let mut entry = p.entry.clone();
@@ -378,7 +380,7 @@ impl Ports {
             if let Some(tap) = back.and_then(|l| self.attach(&l).ok())
                 && let Ok(other) = tap.try_clone()
             {
-                worker.send(Command::Attach(self.ports[i].id, other));
+                worker.host(self.ports[i].id, other);
                 self.ports[i].tap = Some(tap);
                 self.ports[i].moved = None;
             } else {
@@ -419,8 +421,8 @@ impl Ports {
         }
     }
 
-    /// One line for each port.
-    pub fn summary(&self) {
+    /// One line for each port, and who moves its frames.
+    pub fn summary(&self, workers: usize) {
         for p in &self.ports {
             let e = &p.entry;
             let state = match (e.fault, e.admin, e.link) {
@@ -430,7 +432,11 @@ impl Ports {
                 (None, true, false) => "no carrier",
                 (None, true, true) => "link up",
             };
-            info!("port {} {}: wire {}, netdev {} {}, mtu {}, {state}", e.name, p.id, e.wire, e.ifindex, e.mac, e.mtu);
+            let worker = p.id.0 as usize % workers.max(1);
+            info!(
+                "port {} {}: wire {}, netdev {} {}, mtu {}, worker-{worker}, {state}",
+                e.name, p.id, e.wire, e.ifindex, e.mac, e.mtu
+            );
         }
     }
 
@@ -460,7 +466,7 @@ impl Port {
             return;
         }
         if entry.link != self.entry.link {
-            worker.send(Command::Link(self.id, entry.link));
+            worker.link(self.id, entry.link);
             info!("port {}: link {}", entry.name, if entry.link { "up" } else { "down" });
         }
         if entry.fault != self.entry.fault {

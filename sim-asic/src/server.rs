@@ -220,6 +220,8 @@ impl Server {
                         rejected.push(Rejected { op: i as u32, why });
                     }
                 }
+                // No worker may still be sending by what stood before.
+                self.chip.grace();
                 conn.send(&FromChip::Done { id, rejected })
             }
             ToChip::Dump { id, table, cursor } => {

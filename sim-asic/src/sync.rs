@@ -325,4 +325,29 @@ mod loom_tests {
             assert!(other.join().is_ok());
         });
     }
+
+    /// What the chip calls "in force": once the grace period is over, no worker sends by what stood before.
+    #[test]
+    fn loom_after_the_grace_period_nothing_leaves_by_the_old_state() {
+        loom::model(|| {
+            const OLD: u32 = 1;
+            const NEW: u32 = 2;
+            const ACKNOWLEDGED: u32 = 3;
+            let turns = Epochs::default();
+            // The table, and the wire: the last that was put on it.
+            let t = Arc::new((Words32::new(1), Words32::new(1)));
+            t.0.set(0, OLD);
+            let (turn, r) = (turns.reader(), t.clone());
+            let worker = loom::thread::spawn(move || {
+                let _turn = turn.pin();
+                let verdict = r.0.get(0);
+                r.1.swap(0, verdict);
+            });
+            t.0.set(0, NEW);
+            turns.wait(turns.retire());
+            t.1.swap(0, ACKNOWLEDGED);
+            assert!(worker.join().is_ok());
+            assert_ne!(t.1.get(0), OLD, "a frame left by the old state after the acknowledgement");
+        });
+    }
 }

@@ -1,12 +1,13 @@
-//! A worker thread: frames from the wires through the pipeline, to wires or to the kernel, and from the kernel to the wires.
+//! Worker threads: frames from the wires through the pipeline, to wires or to the kernel, and from the kernel to the wires.
 //!
-//! It waits in one place, serves ports in turn with a bounded batch each, and counts whatever goes nowhere. What the state
-//! of a port is, the control side says by [`Command`]s; tables are behind [`Pipeline`].
+//! Each port's wire and netdev are read by one worker, so that the order within a flow stays; any worker sends on any wire.
+//! A worker waits in one place, serves its ports in turn with a bounded batch each, and counts whatever goes nowhere. What
+//! the state of a port is, the control side says by its [`Handle`]; tables are behind [`Pipeline`].
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -17,100 +18,215 @@ use crate::hostif::Tap;
 use crate::policer::Policers;
 use crate::pool::{Pool, SLOTS};
 use crate::stage::{Packet, Pipeline, Verdict};
-use crate::wire::Wire;
+use crate::sync::{Epochs, Reader, Words32};
+use crate::wire::{Receive, Transmit, Wire};
 
 /// Frames that go through the pipeline at once.
 const BATCH: usize = 64;
 /// How often losses before the chip are asked for.
 const MISSED: Duration = Duration::from_secs(1);
+/// Most workers.
+pub const MAX: usize = 64;
 
 /// What the control side tells a worker.
-#[derive(Debug)]
-pub enum Command {
-    /// Whether the port has link: without, frames from the kernel are dropped.
-    Link(PortId, bool),
-    /// Whether frames may cross the port's netdev; it may have been moved or deleted.
-    Deliver(PortId, bool),
+enum Command {
     /// The port has this netdev from now on.
-    Attach(PortId, Tap),
+    Host(PortId, Arc<Tap>),
+    /// Frames for the port leave there from now on.
+    Tx(PortId, Arc<dyn Transmit>),
+    /// The port's frames come in there from now on; told to the worker that serves it.
+    Rx(PortId, Box<dyn Receive>),
+    /// Say that all before was done.
+    Fence(Sender<()>),
     /// End.
     Stop,
 }
 
-/// A port as a worker has it.
+/// A port as the workers have it.
+#[derive(Debug)]
 pub struct Port {
     /// For messages.
     pub name: String,
-    /// The driver's end.
-    pub wire: Box<dyn Wire>,
+    /// The driver's ends.
+    pub wire: Wire,
     /// The netdev's end; `None` if there is none.
     pub tap: Option<Tap>,
 }
 
-/// The control side's hold on a worker. Dropping it ends the worker.
-#[derive(Debug)]
+/// What all workers and the control side share.
+struct Shared {
+    /// A word a port: [`LINK`] and [`DELIVER`].
+    flags: Words32,
+    /// Held while a port's netdev is read and what came from it is sent.
+    reading: Box<[Mutex<()>]>,
+    policers: Policers,
+    start: Instant,
+}
+
+/// The port has link: without, frames from the kernel are dropped.
+const LINK: u32 = 1;
+/// Frames may cross the port's netdev.
+const DELIVER: u32 = 2;
+
+impl Shared {
+    fn is(&self, port: PortId, flag: u32) -> bool {
+        self.flags.get(port.0 as usize) & flag != 0
+    }
+    fn read(&self, port: PortId) -> Option<MutexGuard<'_, ()>> {
+        Some(self.reading.get(port.0 as usize)?.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+    fn now(&self) -> Nanos {
+        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+/// The control side's hold on the workers. Dropping it ends them.
 pub struct Handle {
+    workers: Vec<Lead>,
+    shared: Arc<Shared>,
+    turns: Epochs,
+}
+
+struct Lead {
     commands: Sender<Command>,
     wake: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Handle {
-    /// Tell it; takes effect before the next batch.
-    pub fn send(&self, c: Command) {
+impl Lead {
+    /// Takes effect before the worker's next batch.
+    fn send(&self, c: Command) {
         if self.commands.send(c).is_ok() {
             let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
         }
     }
+}
 
-    /// Whether it still runs.
+impl Handle {
+    /// How many there are.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Whether all still run.
     pub fn is_alive(&self) -> bool {
-        self.thread.as_ref().is_some_and(|t| !t.is_finished())
+        self.workers.iter().all(|w| w.thread.as_ref().is_some_and(|t| !t.is_finished()))
+    }
+
+    /// Whether the port has link: without, frames from the kernel are dropped. In force when it returns.
+    pub fn link(&self, port: PortId, on: bool) {
+        self.flag(port, LINK, on);
+    }
+
+    /// Whether frames may cross the port's netdev; it may have been moved or deleted. In force when it returns.
+    pub fn deliver(&self, port: PortId, on: bool) {
+        self.flag(port, DELIVER, on);
+    }
+
+    fn flag(&self, port: PortId, flag: u32, on: bool) {
+        let (i, was) = (port.0 as usize, self.shared.flags.get(port.0 as usize));
+        self.shared.flags.set(i, if on { was | flag } else { was & !flag });
+        self.turns.wait(self.turns.retire());
+    }
+
+    /// The port has this netdev from now on. In force when it returns.
+    pub fn host(&self, port: PortId, tap: Tap) {
+        let tap = Arc::new(tap);
+        self.workers.iter().for_each(|w| w.send(Command::Host(port, tap.clone())));
+        self.fence();
+    }
+
+    /// The port has this wire from now on. In force when it returns.
+    pub fn wire(&self, port: PortId, wire: Wire) {
+        self.workers.iter().for_each(|w| w.send(Command::Tx(port, wire.tx.clone())));
+        if let Some(w) = self.workers.get(port.0 as usize % self.workers.len().max(1)) {
+            w.send(Command::Rx(port, wire.rx));
+        }
+        self.fence();
+    }
+
+    /// Until every worker that lives has done what it was told.
+    fn fence(&self) {
+        let (done, all) = channel();
+        self.workers.iter().for_each(|w| w.send(Command::Fence(done.clone())));
+        drop(done);
+        while all.recv().is_ok() {}
     }
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.send(Command::Stop);
-        if let Some(t) = self.thread.take() {
+        self.workers.iter().for_each(|w| w.send(Command::Stop));
+        for t in self.workers.iter_mut().filter_map(|w| w.thread.take()) {
             let _ = t.join();
         }
     }
 }
 
-/// Start a worker for these ports, in the order of their numbers. All start without link.
+/// Start a worker for each pipeline; the ports, in the order of their numbers, are theirs by turns. All start without link.
+/// `turns` tells the tables' writer when no worker is still at a frame that it began before.
 ///
 /// # Errors
 /// No thread or descriptor to be had.
-pub fn start(ports: Vec<Port>, pipeline: Pipeline, policers: Policers, frame: u32) -> io::Result<Handle> {
-    let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
-    let (commands, inbox) = channel();
-    let ports: Vec<_> = ports
-        .into_iter()
-        .map(|p| Front { name: p.name, wire: p.wire, tap: p.tap, link: false, deliver: true, warned: false })
-        .collect();
-    let w = Worker {
-        back: Back { ports, pipeline, policers, start: Instant::now(), host: Pool::new() },
-        inbox,
-        wake: wake.clone(),
-        frame: frame as usize,
-    };
-    let thread = std::thread::Builder::new().name("worker-0".into()).spawn(move || w.run())?;
-    Ok(Handle { commands, wake, thread: Some(thread) })
+pub fn start(
+    ports: Vec<Port>,
+    pipelines: Vec<Pipeline>,
+    turns: &Epochs,
+    policers: Policers,
+    frame: u32,
+) -> io::Result<Handle> {
+    let n = ports.len();
+    let flags = Words32::new(n);
+    (0..n).for_each(|i| flags.set(i, DELIVER));
+    let reading = (0..n).map(|_| Mutex::new(())).collect();
+    let shared = Arc::new(Shared { flags, reading, policers, start: Instant::now() });
+    let (mut fronts, mut ends) = (Vec::with_capacity(n), Vec::with_capacity(n));
+    for p in ports {
+        ends.push(Some(p.wire.rx));
+        fronts.push(Front { name: p.name, tx: p.wire.tx, tap: p.tap.map(Arc::new), warned: false });
+    }
+    let mut handle = Handle { workers: Vec::new(), shared: shared.clone(), turns: turns.clone() };
+    let workers = pipelines.len();
+    for (w, pipeline) in pipelines.into_iter().enumerate() {
+        let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?);
+        let (commands, inbox) = channel();
+        let own = |i: usize| i % workers == w;
+        let worker = Worker {
+            rx: ends.iter_mut().enumerate().map(|(i, e)| if own(i) { e.take() } else { None }).collect(),
+            back: Back {
+                ports: fronts.clone(),
+                pipeline,
+                shared: shared.clone(),
+                turn: Arc::new(turns.reader()),
+                host: Pool::new(),
+            },
+            own: (0..n).filter(|i| own(*i)).collect(),
+            inbox,
+            wake: wake.clone(),
+            frame: frame as usize,
+        };
+        let thread = std::thread::Builder::new().name(format!("worker-{w}")).spawn(move || worker.run())?;
+        handle.workers.push(Lead { commands, wake, thread: Some(thread) });
+    }
+    Ok(handle)
 }
 
+/// A port as each worker has it.
+#[derive(Clone)]
 struct Front {
     name: String,
-    wire: Box<dyn Wire>,
-    tap: Option<Tap>,
-    link: bool,
-    deliver: bool,
+    tx: Arc<dyn Transmit>,
+    tap: Option<Arc<Tap>>,
     /// Whether it was said that some super-frames can't be cut.
     warned: bool,
 }
 
 struct Worker {
     back: Back,
+    /// By port; those that other workers read are not there.
+    rx: Vec<Option<Box<dyn Receive>>>,
+    /// The ports that it reads.
+    own: Vec<usize>,
     inbox: Receiver<Command>,
     wake: Arc<OwnedFd>,
     frame: usize,
@@ -120,8 +236,8 @@ struct Worker {
 struct Back {
     ports: Vec<Front>,
     pipeline: Pipeline,
-    policers: Policers,
-    start: Instant,
+    shared: Arc<Shared>,
+    turn: Arc<Reader>,
     host: Pool,
 }
 
@@ -135,52 +251,75 @@ fn pollfd(fd: Option<RawFd>) -> libc::pollfd {
     libc::pollfd { fd: fd.unwrap_or(-1), events: libc::POLLIN, revents: 0 }
 }
 
+/// What a worker waits on: its wires, its netdevs, the descriptor that wakes it; and all netdevs, which it looks at when it
+/// has punted.
+struct Fds {
+    mine: Vec<libc::pollfd>,
+    taps: Vec<libc::pollfd>,
+}
+
 impl Worker {
     fn run(mut self) {
-        let n = self.back.ports.len();
+        let n = self.own.len();
         let mut rx = Pool::new();
-        // The wires' descriptors, the TAPs', the one that wakes us.
-        let mut fds: Vec<_> = self.back.ports.iter().map(|p| pollfd(p.wire.fd().map(|f| f.as_raw_fd()))).collect();
-        fds.extend(self.back.ports.iter().map(|p| pollfd(p.tap.as_ref().map(|t| t.fd().as_raw_fd()))));
-        fds.push(pollfd(Some(self.wake.as_fd().as_raw_fd())));
+        let mut fds = self.fds();
         let (mut turn, mut asked) = (0, Instant::now());
         loop {
-            wait(&mut fds, MISSED.as_millis() as i32);
-            if fds[2 * n].revents != 0 {
+            wait(&mut fds.mine, MISSED.as_millis() as i32);
+            if fds.mine[2 * n].revents != 0 {
                 let _ = rustix::io::read(&self.wake, &mut [0; 8]);
-                while let Ok(c) = self.inbox.try_recv() {
-                    match c {
-                        Command::Link(p, on) => self.back.ports[p.0 as usize].link = on,
-                        Command::Deliver(p, on) => self.back.ports[p.0 as usize].deliver = on,
-                        Command::Attach(p, tap) => {
-                            fds[n + p.0 as usize] = pollfd(Some(tap.fd().as_raw_fd()));
-                            self.back.ports[p.0 as usize].tap = Some(tap);
-                        }
-                        Command::Stop => return,
-                    }
+                if !self.obey() {
+                    return;
                 }
+                fds = self.fds();
+                continue;
             }
-            for i in (0..n).map(|i| (i + turn) % n) {
-                if fds[i].revents != 0 {
-                    self.take_wire(PortId(i as u32), &mut rx, &mut fds[n..2 * n]);
+            for k in (0..n).map(|k| (k + turn) % n) {
+                let port = PortId(self.own[k] as u32);
+                if fds.mine[k].revents != 0 {
+                    self.take_wire(port, &mut rx, &mut fds.taps);
                 }
-                if fds[n + i].revents != 0 && !self.back.take_host(PortId(i as u32)) {
-                    fds[n + i].fd = -1;
+                if fds.mine[n + k].revents != 0 && !self.back.take_host(port) {
+                    fds.mine[n + k].fd = -1;
                 }
             }
             turn = turn.wrapping_add(1);
             if asked.elapsed() >= MISSED {
                 asked = Instant::now();
-                self.back.missed();
+                self.missed();
             }
         }
     }
 
+    fn fds(&self) -> Fds {
+        let wire = |i: usize| pollfd(self.rx[i].as_ref().and_then(|r| r.fd()).map(|f| f.as_raw_fd()));
+        let tap = |p: &Front| pollfd(p.tap.as_ref().map(|t| t.fd().as_raw_fd()));
+        let mut mine: Vec<_> = self.own.iter().map(|i| wire(*i)).collect();
+        mine.extend(self.own.iter().map(|i| tap(&self.back.ports[*i])));
+        mine.push(pollfd(Some(self.wake.as_fd().as_raw_fd())));
+        Fds { mine, taps: self.back.ports.iter().map(tap).collect() }
+    }
+
+    /// Do as told; `false`: to end.
+    fn obey(&mut self) -> bool {
+        while let Ok(c) = self.inbox.try_recv() {
+            match c {
+                Command::Host(p, tap) => self.back.ports[p.0 as usize].tap = Some(tap),
+                Command::Tx(p, tx) => self.back.ports[p.0 as usize].tx = tx,
+                Command::Rx(p, rx) => self.rx[p.0 as usize] = Some(rx),
+                Command::Fence(done) => drop(done),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+
     fn take_wire(&mut self, port: PortId, rx: &mut Pool, taps: &mut [libc::pollfd]) {
         let back = &mut self.back;
+        let Some(wire) = &mut self.rx[port.0 as usize] else { return };
         rx.clear();
+        let got = wire.recv(rx);
         let front = &mut back.ports[port.0 as usize];
-        let got = front.wire.recv(rx);
         if got.bad.frames > 0 && !front.warned {
             front.warned = true;
             tracing::warn!(
@@ -209,10 +348,10 @@ impl Worker {
             fits
         });
         for batch in packets.chunks_mut(BATCH) {
-            back.pipeline.run(batch);
-            // What was punted comes back from the kernel, into queues that hold about a thousand frames each: serve them
-            // before the next batch, or a burst from one wire overflows them.
-            if back.settle(batch) {
+            if back.forward(batch) {
+                // What was punted comes back from the kernel, into queues that hold about a thousand frames each: see
+                // them served before the next batch, or a burst from one wire overflows them. Those of other workers, too:
+                // each has its own burst to see to.
                 for _ in 0..4 {
                     if !wait(taps, 0) {
                         break;
@@ -226,24 +365,36 @@ impl Worker {
             }
         }
     }
+
+    fn missed(&mut self) {
+        let c = self.back.pipeline.counters();
+        for (i, rx) in self.rx.iter_mut().enumerate() {
+            let lost = rx.as_mut().map_or(0, |r| r.missed());
+            (0..lost).for_each(|_| c.dropped(PortId(i as u32), DropReason::WireRx, 0));
+        }
+    }
 }
 
 impl Back {
-    fn now(&self) -> Nanos {
-        u64::try_from(self.start.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// A batch, from the lookup to the last frame sent: one turn, so that who waits for the turn's end knows that nothing
+    /// leaves by an older state. Whether any frame was given to the kernel.
+    fn forward(&mut self, batch: &mut [Packet<'_>]) -> bool {
+        let turn = self.turn.clone();
+        let _turn = turn.pin();
+        self.pipeline.run(batch);
+        self.settle(batch)
     }
 
     /// Carry out the verdicts; whether any frame was given to the kernel.
     fn settle(&mut self, batch: &mut [Packet<'_>]) -> bool {
-        let now = self.now();
+        let now = self.shared.now();
         let counters = self.pipeline.counters();
         let mut punted = false;
         for p in batch.iter_mut() {
             let Verdict::Trap(class) = p.verdict else { continue };
-            let front = &self.ports[p.port.0 as usize];
-            let lost = match &front.tap {
-                _ if !self.policers.pass(class, now) => Some(DropReason::Policer),
-                Some(tap) if front.deliver => match tap.write(p.frame) {
+            let lost = match &self.ports[p.port.0 as usize].tap {
+                _ if !self.shared.policers.pass(class, now) => Some(DropReason::Policer),
+                Some(tap) if self.shared.is(p.port, DELIVER) => match tap.write(p.frame) {
                     Ok(()) => None,
                     Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)) => {
                         Some(DropReason::TrapQueue)
@@ -262,7 +413,7 @@ impl Back {
         while let Some(first) = batch[done..].iter().position(|p| matches!(p.verdict, Verdict::Forward { .. })) {
             done += first;
             let Verdict::Forward { port: to, .. } = batch[done].verdict else { break };
-            let Some(out) = self.ports.get_mut(to.0 as usize) else { break };
+            let Some(out) = self.ports.get(to.0 as usize) else { break };
             let mut frames = smallvec::SmallVec::<[&[u8]; BATCH]>::new();
             for p in &batch[done..] {
                 if let Verdict::Forward { port, len } = p.verdict
@@ -271,7 +422,7 @@ impl Back {
                     frames.push(&p.frame[..(len as usize).min(p.frame.len())]);
                 }
             }
-            out.wire.send(&frames, &mut |f, sent| match sent {
+            out.tx.send(&frames, &mut |f, sent| match sent {
                 true => counters.tx(to, f.len()),
                 false => counters.dropped(to, DropReason::WireTx, f.len()),
             });
@@ -288,8 +439,12 @@ impl Back {
 
     /// A batch of what the kernel sends by that port. `false` if nothing will ever come again.
     fn take_host(&mut self, port: PortId) -> bool {
-        let front = &mut self.ports[port.0 as usize];
+        let turn = self.turn.clone();
+        let front = &self.ports[port.0 as usize];
         let Some(tap) = &front.tap else { return false };
+        // What is read is sent before anyone reads more, so that order stays.
+        let _reading = self.shared.read(port);
+        let _turn = turn.pin();
         self.host.clear();
         let mut alive = true;
         for i in 0..SLOTS {
@@ -303,9 +458,9 @@ impl Back {
         }
         let c = self.pipeline.counters();
         self.host.frames().for_each(|f| c.from_host(port, f.len()));
-        let lost = if !front.deliver {
+        let lost = if !self.shared.is(port, DELIVER) {
             Some(DropReason::HostIf)
-        } else if !front.link {
+        } else if !self.shared.is(port, LINK) {
             Some(DropReason::LinkDown)
         } else {
             None
@@ -315,18 +470,11 @@ impl Back {
             return alive;
         }
         let frames: smallvec::SmallVec<[&[u8]; SLOTS]> = self.host.frames().collect();
-        front.wire.send(&frames, &mut |f, sent| match sent {
+        front.tx.send(&frames, &mut |f, sent| match sent {
             true => c.tx(port, f.len()),
             false => c.dropped(port, DropReason::WireTx, f.len()),
         });
         alive
-    }
-
-    fn missed(&mut self) {
-        let c = self.pipeline.counters();
-        for (i, p) in self.ports.iter_mut().enumerate() {
-            (0..p.wire.missed()).for_each(|_| c.dropped(PortId(i as u32), DropReason::WireRx, 0));
-        }
     }
 }
 
@@ -341,7 +489,7 @@ mod tests {
     /// A wire in memory: a socket pair of packets.
     struct Pair(OwnedFd);
 
-    impl Wire for Pair {
+    impl Receive for Pair {
         fn fd(&self) -> Option<BorrowedFd<'_>> {
             Some(self.0.as_fd())
         }
@@ -354,12 +502,20 @@ mod tests {
             }
             Received::default()
         }
-        fn send(&mut self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
-            frames.iter().for_each(|f| each(f, rustix::io::write(&self.0, f).is_ok()));
-        }
         fn missed(&mut self) -> u64 {
             3
         }
+    }
+
+    impl Transmit for Pair {
+        fn send(&self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
+            frames.iter().for_each(|f| each(f, rustix::io::write(&self.0, f).is_ok()));
+        }
+    }
+
+    fn wire(fd: OwnedFd) -> Wire {
+        let tx = Arc::new(Pair(fd.try_clone().unwrap()));
+        Wire { rx: Box::new(Pair(fd)), tx }
     }
 
     fn pair() -> (OwnedFd, OwnedFd) {
@@ -375,11 +531,12 @@ mod tests {
         let (near, far) = pair();
         let (idle, _far) = pair();
         let ports = vec![
-            Port { name: "swp1".into(), wire: Box::new(Pair(near)), tap: None },
-            Port { name: "swp2".into(), wire: Box::new(Pair(idle)), tap: None },
+            Port { name: "swp1".into(), wire: wire(near), tap: None },
+            Port { name: "swp2".into(), wire: wire(idle), tap: None },
         ];
-        let w = start(ports, chip.pipeline(), Policers::new(crate::policer::default), 1518).unwrap();
-        w.send(Command::Deliver(PortId(0), false));
+        let pipelines = vec![chip.pipeline(), chip.pipeline()];
+        let w = start(ports, pipelines, chip.turns(), Policers::new(crate::policer::default), 1518).unwrap();
+        w.deliver(PortId(0), false);
         for len in [60, 1518, 1519, 13] {
             rustix::io::write(&far, &vec![0xff; len]).unwrap();
         }

@@ -1,4 +1,4 @@
-//! Wires: what a front-panel port's frames come in by and leave by. A driver is one implementation of [`Wire`].
+//! Wires: what a front-panel port's frames come in by and leave by. A driver is one implementation of [`Receive`] and [`Transmit`].
 //!
 //! A driver hands over whole frames as they were on the wire. Which device it is, and whether it is up, is `ports.rs`'s.
 
@@ -9,6 +9,7 @@ pub mod whole;
 use std::fmt;
 use std::os::fd::BorrowedFd;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use hal::Count;
 
@@ -29,34 +30,62 @@ pub struct Received {
     pub more: bool,
 }
 
-/// A driver's end of a wire. It never blocks.
-pub trait Wire: Send {
+/// A driver's receiving end of a wire: one worker's. It never blocks.
+pub trait Receive: Send {
     /// What to wait on for frames; `None` if none will ever come.
     fn fd(&self) -> Option<BorrowedFd<'_>>;
     /// Fill the (empty) pool.
     fn recv(&mut self, pool: &mut Pool) -> Received;
-    /// Send frames; tells of each, in order, whether it was taken. What was not is lost.
-    fn send(&mut self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool));
     /// Frames that were lost since the last call because nobody received them in time.
     fn missed(&mut self) -> u64;
 }
 
-/// The wire of a port without one.
-#[derive(Debug)]
-pub struct NoWire;
+/// A driver's sending end of a wire: every worker's, since any of them may have a frame for it. What one thread sends leaves
+/// in the order in which it sent it. It never blocks.
+pub trait Transmit: Send + Sync {
+    /// Send frames; tells of each, in order, whether it was taken. What was not is lost.
+    fn send(&self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool));
+}
 
-impl Wire for NoWire {
+/// Both ends of a wire.
+pub struct Wire {
+    /// Where frames come in.
+    pub rx: Box<dyn Receive>,
+    /// Where they leave.
+    pub tx: Arc<dyn Transmit>,
+}
+
+impl Wire {
+    /// The wire of a port without one, or whose device is gone: nothing comes, and what is sent is lost.
+    pub fn none() -> Wire {
+        Wire { rx: Box::new(NoWire), tx: Arc::new(NoWire) }
+    }
+}
+
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wire").field("fd", &self.rx.fd()).finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct NoWire;
+
+impl Receive for NoWire {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
         None
     }
     fn recv(&mut self, _: &mut Pool) -> Received {
         Received::default()
     }
-    fn send(&mut self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
-        frames.iter().for_each(|f| each(f, false));
-    }
     fn missed(&mut self) -> u64 {
         0
+    }
+}
+
+impl Transmit for NoWire {
+    fn send(&self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
+        frames.iter().for_each(|f| each(f, false));
     }
 }
 

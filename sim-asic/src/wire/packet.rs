@@ -1,12 +1,12 @@
 //! AF_PACKET wires: a receiving socket with everything the kernel knows of a frame, and a sending one.
 //!
-//! Two sockets, since with `PACKET_VNET_HDR` every frame sent would want a header of its own. `linux/if_packet.h`, packet(7).
+//! Two sockets, since with `PACKET_VNET_HDR` every frame sent would want a header of its own, and any worker may send. `linux/if_packet.h`, packet(7).
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use super::whole::{self, Gso, Meta};
-use super::{Received, Wire};
+use super::{Receive, Received, Transmit};
 use crate::pool::{Pool, SLOT, SLOTS};
 
 // From linux/if_packet.h, where the C library's constants are not on every target.
@@ -26,12 +26,13 @@ const SEND: usize = 64;
 /// Bytes asked for as buffer, each way.
 const BUFFER: i32 = 8 << 20;
 
-/// See the module.
+/// The receiving socket.
 #[derive(Debug)]
-pub struct PacketWire {
-    rx: OwnedFd,
-    tx: OwnedFd,
-}
+pub struct PacketRx(OwnedFd);
+
+/// The sending socket. The kernel takes frames from any thread.
+#[derive(Debug)]
+pub struct PacketTx(OwnedFd);
 
 fn set<T>(fd: &OwnedFd, level: i32, name: i32, value: &T) -> io::Result<()> {
     // SAFETY: `value` lives through the call and the length is its own; it is plain data at every call below.
@@ -66,32 +67,30 @@ fn buffer(fd: &OwnedFd, force: i32, ask: i32) -> io::Result<()> {
     set(fd, libc::SOL_SOCKET, force, &BUFFER).or_else(|_| set(fd, libc::SOL_SOCKET, ask, &BUFFER))
 }
 
-impl PacketWire {
-    /// On the device of that ifindex in the calling thread's namespace; promiscuous as long as it is open.
-    ///
-    /// # Errors
-    /// What the kernel answered.
-    pub fn open(ifindex: u32) -> io::Result<PacketWire> {
-        let rx = socket()?;
-        set(&rx, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
-        set(&rx, libc::SOL_PACKET, PACKET_AUXDATA, &1)?;
-        set(&rx, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
-        buffer(&rx, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
-        bind(&rx, ifindex, libc::ETH_P_ALL)?;
-        let promisc = libc::packet_mreq {
-            mr_ifindex: ifindex as i32,
-            mr_type: libc::PACKET_MR_PROMISC as u16,
-            mr_alen: 0,
-            mr_address: [0; 8],
-        };
-        set(&rx, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &promisc)?;
-        let tx = socket()?;
-        buffer(&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)?;
-        bind(&tx, ifindex, 0)?;
-        // A chip has no queueing discipline; where the device wants its own, it keeps it.
-        let _ = set(&tx, libc::SOL_PACKET, PACKET_QDISC_BYPASS, &1);
-        Ok(PacketWire { rx, tx })
-    }
+/// Both ends on the device of that ifindex in the calling thread's namespace; promiscuous as long as the receiving one is open.
+///
+/// # Errors
+/// What the kernel answered.
+pub fn open(ifindex: u32) -> io::Result<(PacketRx, PacketTx)> {
+    let rx = socket()?;
+    set(&rx, libc::SOL_PACKET, PACKET_VNET_HDR, &1)?;
+    set(&rx, libc::SOL_PACKET, PACKET_AUXDATA, &1)?;
+    set(&rx, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
+    buffer(&rx, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF)?;
+    bind(&rx, ifindex, libc::ETH_P_ALL)?;
+    let promisc = libc::packet_mreq {
+        mr_ifindex: ifindex as i32,
+        mr_type: libc::PACKET_MR_PROMISC as u16,
+        mr_alen: 0,
+        mr_address: [0; 8],
+    };
+    set(&rx, libc::SOL_PACKET, libc::PACKET_ADD_MEMBERSHIP, &promisc)?;
+    let tx = socket()?;
+    buffer(&tx, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF)?;
+    bind(&tx, ifindex, 0)?;
+    // A chip has no queueing discipline; where the device wants its own, it keeps it.
+    let _ = set(&tx, libc::SOL_PACKET, PACKET_QDISC_BYPASS, &1);
+    Ok((PacketRx(rx), PacketTx(tx)))
 }
 
 /// The stripped tag, as the wire had it: TPID and TCI.
@@ -110,9 +109,9 @@ fn tag(control: &[u8]) -> Option<[u8; 4]> {
     Some([p[0], p[1], t[0], t[1]])
 }
 
-impl Wire for PacketWire {
+impl Receive for PacketRx {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.rx.as_fd())
+        Some(self.0.as_fd())
     }
 
     fn recv(&mut self, pool: &mut Pool) -> Received {
@@ -133,9 +132,8 @@ impl Wire for PacketWire {
         // MSG_TRUNC has the kernel report the frame's true length.
         let flags = (libc::MSG_DONTWAIT | libc::MSG_TRUNC) as _;
         // SAFETY: every pointer set above is to memory that lives, unmoved, to the end of this function.
-        let n = unsafe {
-            libc::recvmmsg(self.rx.as_raw_fd(), msgs.as_mut_ptr(), SLOTS as u32, flags, std::ptr::null_mut())
-        };
+        let n =
+            unsafe { libc::recvmmsg(self.0.as_raw_fd(), msgs.as_mut_ptr(), SLOTS as u32, flags, std::ptr::null_mut()) };
         if n < 0 {
             // EINVAL: a frame whose GSO type has no words in a virtio_net_hdr (a tunnel's, SCTP's); it is gone.
             // ENETDOWN comes once when the device goes down, and says nothing about a frame.
@@ -187,7 +185,21 @@ impl Wire for PacketWire {
         done
     }
 
-    fn send(&mut self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
+    fn missed(&mut self) -> u64 {
+        // struct tpacket_stats: packets, drops; reading clears both.
+        let mut stats = [0_u32; 2];
+        let mut len = size_of_val(&stats) as u32;
+        // SAFETY: pointer and length are of `stats`, which lives through the call.
+        let r = unsafe {
+            let at = stats.as_mut_ptr().cast();
+            libc::getsockopt(self.0.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, at, &raw mut len)
+        };
+        if r == 0 { u64::from(stats[1]) } else { 0 }
+    }
+}
+
+impl Transmit for PacketTx {
+    fn send(&self, frames: &[&[u8]], each: &mut dyn FnMut(&[u8], bool)) {
         for frames in frames.chunks(SEND) {
             // SAFETY: all zeros is valid for both: null pointers of length 0.
             let (mut iov, mut msgs): ([libc::iovec; SEND], [libc::mmsghdr; SEND]) = unsafe { std::mem::zeroed() };
@@ -202,7 +214,7 @@ impl Wire for PacketWire {
                 // reads the frames.
                 let n = unsafe {
                     let rest = msgs[at..].as_mut_ptr();
-                    libc::sendmmsg(self.tx.as_raw_fd(), rest, (frames.len() - at) as u32, libc::MSG_DONTWAIT as _)
+                    libc::sendmmsg(self.0.as_raw_fd(), rest, (frames.len() - at) as u32, libc::MSG_DONTWAIT as _)
                 };
                 // Nothing sent: the first was refused (too long, a full queue, a device that is down); go on behind it.
                 let n = usize::try_from(n).unwrap_or(0);
@@ -214,17 +226,5 @@ impl Wire for PacketWire {
                 }
             }
         }
-    }
-
-    fn missed(&mut self) -> u64 {
-        // struct tpacket_stats: packets, drops; reading clears both.
-        let mut stats = [0_u32; 2];
-        let mut len = size_of_val(&stats) as u32;
-        // SAFETY: pointer and length are of `stats`, which lives through the call.
-        let r = unsafe {
-            let at = stats.as_mut_ptr().cast();
-            libc::getsockopt(self.rx.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, at, &raw mut len)
-        };
-        if r == 0 { u64::from(stats[1]) } else { 0 }
     }
 }

@@ -5,6 +5,7 @@
 mod frames;
 mod lifecycle;
 mod refusals;
+mod workers;
 mod world;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,8 @@ fn tests() -> Vec<Test> {
         ("lifecycle::release_gives_everything_back", lifecycle::release, always),
         ("lifecycle::one_agent_at_a_time_and_garbage", lifecycle::agents, always),
         ("lifecycle::embedded_is_the_same_chip", lifecycle::embedded, always),
+        ("workers::frames_cross_between_workers", workers::across, always),
+        ("workers::any_number_survives_a_restart", workers::restart, always),
         ("refusals::wires_in_use", refusals::wires, always),
         ("refusals::bad_options", refusals::options, always),
         ("refusals::two_chips", refusals::two_chips, always),

@@ -11,7 +11,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use hal::bus::{AgentConn, Conn, VERSION};
-use hal::{Counters, DropReason, Event, FromChip, PortEntry, PortId, Record, TableId, ToChip, TrapClass};
+use hal::{Counters, DropReason, Event, FromChip, Op, PortEntry, PortId, Record, TableId, ToChip, TrapClass};
 use sim_asic::netlink::{Link, Netlink};
 use sim_asic::netns::NetNs;
 
@@ -156,6 +156,11 @@ impl World {
 
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.chip.as_ref().unwrap().id()
     }
 
     /// SIGKILL.
@@ -312,6 +317,16 @@ impl Agent {
             self.next();
         }
         self.port(id).clone()
+    }
+
+    /// Carry out, all of it.
+    pub fn apply(&mut self, ops: Vec<Op>) {
+        self.conn.send(&ToChip::Batch { id: 8, ops }).unwrap();
+        let rejected = self.answer(|m| match m {
+            FromChip::Done { rejected, .. } => Some(rejected),
+            _ => None,
+        });
+        assert_eq!(rejected, []);
     }
 
     pub fn counters(&mut self) -> Counters {
