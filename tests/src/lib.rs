@@ -9,6 +9,7 @@
 
 pub mod frame;
 pub mod harness;
+pub mod kernel;
 pub mod net;
 pub mod oracle;
 pub mod scenario;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 pub use harness::{Scenario, Skip, main};
+pub use kernel::need_kernel;
 pub use virga::lab::{Config, Host, World, wait_for};
 
 /// How long a condition may take that normally takes well below a second.
@@ -134,6 +136,6 @@ pub fn sysctl(path: &str, value: &str) -> Result<()> {
 pub fn need(program: &str, package: &str) -> Result<()> {
     match virga::lab::find_program(program) {
         Some(_) => Ok(()),
-        None => Err(Skip(format!("{program} is not installed (Debian package {package})")).into()),
+        None => Err(Skip::new(format!("{program} is not installed (Debian package {package})")).into()),
     }
 }

@@ -6,7 +6,7 @@
 //! # A comment.
 //! ports 3                 how many ports (default 2); must come first
 //! base                    the common setting: see [`base`]
-//! needs nft               skipped where that program or kernel feature is missing
+//! needs nft vrf           skipped where that program or kernel feature (one of `kernel`'s) is missing
 //! share 95                the chip must carry at least 95 % of what the kernel alone forwards
 //! count 3                 the kernel alone lets that many data frames out (so that a scenario cannot become empty by mistake)
 //! ip route add …          a command: ip, bridge, tc, nft, sysctl (its success must be the same in both worlds)
@@ -24,7 +24,7 @@ use std::net::IpAddr;
 use anyhow::{Context as _, Result, anyhow, bail};
 use hal::Mac;
 
-use crate::frame;
+use crate::{frame, kernel};
 
 /// What a scenario says of how a command ends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -189,7 +189,14 @@ impl Scenario {
                     .filter(|p| (1..=32).contains(p))
                     .context("ports wants 1 to 32")?;
             }
-            "needs" => self.needs.extend(words[1..].iter().map(|w| w.to_string())),
+            "needs" => {
+                for w in &words[1..] {
+                    if kernel::feature(w).is_none() && !PROGRAMS.contains(w) {
+                        bail!("{w:?} is neither a kernel feature that the tests know nor one of {PROGRAMS:?}");
+                    }
+                    self.needs.push(w.to_string());
+                }
+            }
             "share" => {
                 self.share = Some(words.get(1).and_then(|v| v.parse().ok()).context("share wants a percentage")?)
             }
@@ -281,7 +288,9 @@ mod tests {
 
     #[test]
     fn nonsense_names_its_line() {
-        for t in ["rm -rf /", "4: 10.0.1.2>10.0.2.2", "link 1 sideways", "! rm", "1: 10.0.1.2", "ports 99", ""] {
+        for t in
+            ["rm -rf /", "4: 10.0.1.2>10.0.2.2", "link 1 sideways", "! rm", "1: 10.0.1.2", "ports 99", "needs vfr", ""]
+        {
             let e = Scenario::parse("t", t).unwrap_err();
             assert!(t.is_empty() || e.to_string().contains("t:1"), "{e}");
         }

@@ -197,7 +197,7 @@ fn killed_inside_leaves_nothing() -> Result<()> {
 fn as_an_ordinary_user() -> Result<()> {
     let outer = fs::read_to_string("/proc/self/uid_map")?;
     if outer.split_whitespace().nth(1) != Some("0") {
-        return Err(Skip("already run by an ordinary user: every scenario tests this".into()).into());
+        return Err(Skip::new("already run by an ordinary user: every scenario tests this").into());
     }
     need("setpriv", "util-linux")?;
     // What udev does elsewhere: TAPs may be asked for by all.

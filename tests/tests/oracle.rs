@@ -1,21 +1,21 @@
 //! The library of scenarios and a short random run, as tests: the kernel is the judge (see `virga_tests::oracle`).
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use virga_tests::harness::{Skips, wanted};
 use virga_tests::oracle::fuzz::{Random, case};
 use virga_tests::oracle::{Outcome, Setup, run, suite};
 use virga_tests::scenario::Scenario;
 use virga_tests::world::{Kind, Programs, netns};
 
-fn trial(s: Scenario, setup: Setup) -> Trial {
-    Trial::test(s.name.clone(), move || match run(&s, &setup).outcome {
-        Outcome::Equal => Ok(()),
-        Outcome::Skipped(why) => {
-            println!("{}: skipped: {why}", s.name);
-            Ok(())
-        }
+fn trial(s: Scenario, setup: Setup, skips: &Arc<Skips>) -> Trial {
+    let skips = skips.clone();
+    Trial::ignorable_test(s.name.clone(), move || match run(&s, &setup).outcome {
+        Outcome::Equal => Ok(Completion::Completed),
+        Outcome::Skipped(skip) => Ok(skips.add(&s.name, &skip)),
         Outcome::Different(t) => Err(Failed::from(format!("different\n{t}"))),
         Outcome::Flaky(t) => Err(Failed::from(format!("different once, and then not\n{t}"))),
         Outcome::Failed(t) => Err(Failed::from(t)),
@@ -43,9 +43,12 @@ fn main() {
         }
     };
     let setup = Setup { worlds: [Kind::Kernel, Kind::Virga], programs };
+    let skips = Arc::new(Skips::default());
     let mut trials = Vec::new();
     match list {
-        Ok(list) => trials.extend(list.into_iter().map(|s| trial(s, setup.clone()))),
+        Ok(list) => {
+            trials.extend(list.into_iter().filter(|s| wanted(&s.name)).map(|s| trial(s, setup.clone(), &skips)))
+        }
         Err(e) => trials.push(Trial::test("scenarios", move || Err(Failed::from(format!("{e:#}"))))),
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -57,7 +60,11 @@ fn main() {
     for s in seed..seed + 6 {
         let mut c = case(s);
         c.name = format!("random/{}", c.name.replace(' ', "-"));
-        trials.push(trial(c, setup.clone()));
+        if wanted(&c.name) {
+            trials.push(trial(c, setup.clone(), &skips));
+        }
     }
-    libtest_mimic::run(&args, trials).exit();
+    let done = libtest_mimic::run(&args, trials);
+    skips.print();
+    done.exit();
 }

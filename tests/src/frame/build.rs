@@ -129,6 +129,7 @@ pub fn build(text: &str, cx: &Context) -> Result<Vec<u8>> {
     let dst = s.get("dst").map(|v| mac(v, cx)).transpose()?;
     let src = s.get("src").map(|v| mac(v, cx)).transpose()?.unwrap_or(host_mac(cx.port, 2));
     let vlan = s.get("vlan");
+    let labels = s.get("mpls");
     let pad = s.maybe("pad")?;
     let trunc = s.maybe("trunc")?;
     let at = s.get("at");
@@ -166,7 +167,17 @@ pub fn build(text: &str, cx: &Context) -> Result<Vec<u8>> {
         f.extend_from_slice(&tpid.to_be_bytes());
         f.extend_from_slice(&(number(tci)? as u16).to_be_bytes());
     }
-    f.extend_from_slice(&(s.num("type", ethertype)? as u16).to_be_bytes());
+    if labels.is_some() {
+        f.extend_from_slice(&[0x88, 0x47]);
+    } else {
+        f.extend_from_slice(&(s.num("type", ethertype)? as u16).to_be_bytes());
+    }
+    let mut rest = labels.iter().flat_map(|l| l.split('/')).peekable();
+    while let Some(l) = rest.next() {
+        // RFC 3032, section 2.1: label, traffic class 0, bottom of stack, TTL 64.
+        let entry = (number(l)? as u32) << 12 | u32::from(rest.peek().is_none()) << 8 | 64;
+        f.extend_from_slice(&entry.to_be_bytes());
+    }
     f.extend_from_slice(&body);
     s.unused()?;
     if let Some(n) = pad

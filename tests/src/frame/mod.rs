@@ -17,7 +17,7 @@
 //! ```
 //!
 //! Ethernet: `dst=` and `src=` (a MAC, `swp2` for a port's, `h3` for host 3 of the ingress port, `bcast`), `vlan=100`,
-//! `vlan=88a8.100,200`, `pad=60` (zeros up to that frame length), `trunc=20` (cut there), `at=14:4f00` (overwrite bytes; last).
+//! `vlan=88a8.100,200`, `mpls=16/17` (labels, the outermost first), `pad=60` (zeros up to that frame length), `trunc=20` (cut there), `at=14:4f00` (overwrite bytes; last).
 //! IP: `ttl=`/`hop=`, `tos=`, `flow=`, `id=`, `df`, `mf`, `off=` (bytes; IPv6: adds a fragment header, as `mf` does), `opts=HEX` (IPv4
 //! options, padded to four bytes), `ext=hbh,dst,rt0,frag` (IPv6 extension headers; `ra` is hop-by-hop with router alert), `ver=`, `ihl=`,
 //! `tlen=` (the length field), `sum=bad`. Transport: `sum4=bad` or `sum4=0`, `flags=` (TCP, hexadecimal). `len=` is the

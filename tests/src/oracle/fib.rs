@@ -28,7 +28,7 @@ pub struct Member {
     pub mac: Option<Mac>,
     /// The port's own MAC.
     pub own: Option<Mac>,
-    /// Whether nothing can leave by it: no usable neighbour, or no carrier.
+    /// Whether nothing can leave by it: no port, no usable neighbour, or no carrier.
     pub void: bool,
 }
 
@@ -156,7 +156,7 @@ impl Snapshot {
             .map(|h| {
                 let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
                 let own = self.macs.iter().find(|(q, _)| *q == h.port).map(|(_, m)| *m);
-                Member { port: h.port, mac, own, void: mac.is_none() || h.linkdown }
+                Member { port: h.port, mac, own, void: h.port == 0 || mac.is_none() || h.linkdown }
             })
             .collect();
         // With fib_multipath_use_neigh the kernel passes over members that have failed, while there are others.

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 
 use crate::frame;
+use crate::harness::Skip;
+use crate::kernel;
 use crate::scenario::{Action, Must, Scenario, Send, Step};
 use crate::world::{Carried, Kind, Programs, Said, World};
 pub use compare::Difference;
@@ -41,7 +43,7 @@ pub enum Outcome {
     /// It could not be run to its end.
     Failed(String),
     /// This machine lacks something.
-    Skipped(String),
+    Skipped(Skip),
 }
 
 /// A scenario's row in the table.
@@ -148,16 +150,21 @@ fn both<T: std::marker::Send>(w: &mut [World; 2], f: impl Fn(&mut World) -> Resu
     })
 }
 
-/// Why this machine can't run the scenario, if it can't.
-fn missing(s: &Scenario) -> Option<String> {
+/// Why the scenario can't be run here, if it can't.
+fn missing(s: &Scenario) -> Result<Option<Skip>> {
     for n in &s.needs {
-        let there = std::env::var_os("PATH")
-            .is_some_and(|p| std::env::split_paths(&p).chain(["/usr/sbin".into()]).any(|d| d.join(n).is_file()));
-        if !there {
-            return Some(format!("{n} is not installed"));
+        let needed = match kernel::feature(n) {
+            Some(f) => kernel::need_kernel(f.name),
+            None if virga::lab::find_program(n).is_none() => {
+                return Ok(Some(Skip::new(format!("{n} is not installed"))));
+            }
+            None => Ok(()),
+        };
+        if let Err(e) = needed {
+            return e.downcast().map(Some);
         }
     }
-    None
+    Ok(None)
 }
 
 /// Runs a scenario once, to its end or its first difference.
@@ -175,8 +182,8 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
         outcome: Outcome::Equal,
         took: Duration::ZERO,
     };
-    if let Some(why) = missing(s) {
-        row.outcome = Outcome::Skipped(why);
+    if let Some(skip) = missing(s)? {
+        row.outcome = Outcome::Skipped(skip);
         return Ok(row);
     }
     let make = |k| World::new(k, s.ports, &setup.programs);

@@ -83,7 +83,7 @@ pub fn line(r: &Row) -> String {
         Outcome::Different(_) => "DIFFERENT".to_owned(),
         Outcome::Flaky(_) => "FLAKY".to_owned(),
         Outcome::Failed(_) => "FAILED".to_owned(),
-        Outcome::Skipped(why) => format!("skipped: {why}"),
+        Outcome::Skipped(skip) => format!("skipped: {skip}"),
     };
     format!(
         "{:<44} {:>6} {:>6} {:>9} {:>7} {:>6.2}s  {word}",
