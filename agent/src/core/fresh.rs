@@ -2,6 +2,11 @@
 //!
 //! The kernel does not see the packets that hardware forwards, and would let what they use grow stale unseen. Gateways of
 //! programmed groups carry `NTF_EXT_MANAGED`; hosts get `NTF_USE` when the chip marks them as hit (kernel-facts 18, 37).
+//!
+//! A gateway is managed only while hardware forwards packets of a family to it. Where the kernel forwards alone its choice of
+//! route can depend on what it knows of neighbours (IPv4 members with `fib_multipath_use_neigh`, IPv6 routes with forwarding
+//! off), and asking for them would change it. What we manage bears [`PROTOCOL`], so that a later run of the agent can tell it
+//! from what others manage, and let go of it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
@@ -12,16 +17,21 @@ use super::{Core, SECOND};
 use crate::compile::group::IFF_UP;
 use crate::compile::neigh::nud;
 use crate::input::Output;
-use crate::mirror::Neigh;
+use crate::mirror::{Neigh, NhSet};
+use crate::netlink::build::Builder;
 
 /// `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netlink.h`
 const RTM_NEWNEIGH: u16 = 28;
 const NLM_F_CREATE: u16 = 0x400;
 const NDA_DST: u16 = 1;
+const NDA_PROTOCOL: u16 = 12;
 const NDA_FLAGS_EXT: u16 = 15;
 const NTF_USE: u8 = 0x01;
 const NTF_EXT_LEARNED: u8 = 0x10;
 const NTF_EXT_MANAGED: u32 = 1;
+
+/// Who made a neighbour entry (`NDA_PROTOCOL`), as `rtm_protocol` says it of routes: a number that nobody else is known to use.
+const PROTOCOL: u8 = 118;
 
 /// How long a managed neighbour that the kernel does not take is left alone: from 1 s, doubling, to 32 s.
 fn pause(tries: u32) -> Nanos {
@@ -43,6 +53,8 @@ struct Managed {
 pub(super) struct Fresh {
     /// Gateways in use, that should be managed.
     managed: BTreeMap<Key, Managed>,
+    /// What an earlier run of the agent left managed has been looked for.
+    inherited: bool,
     /// Something changed about gateways, links or neighbours.
     look: bool,
     /// Operations acknowledged by the chip when gateways were last counted.
@@ -67,9 +79,7 @@ impl Fresh {
         self.look = true;
     }
     pub fn neigh_changed(&mut self, ifindex: u32, addr: IpAddr) {
-        if self.managed.contains_key(&(ifindex, addr)) {
-            self.look = true;
-        }
+        self.look |= self.managed.contains_key(&(ifindex, addr));
     }
     /// Whether the kernel owes an answer.
     pub fn asking(&self) -> bool {
@@ -81,27 +91,34 @@ impl Fresh {
     }
 }
 
+/// What a request to the kernel is made of, besides the neighbour's name.
+#[derive(Clone, Copy, Default)]
+struct Ask {
+    create: bool,
+    /// `NTF_*`
+    flags: u8,
+    /// `NTF_EXT_*`
+    ext: Option<u32>,
+    /// Whether to mark it as ours.
+    mark: bool,
+}
+
 /// `RTM_NEWNEIGH`; the edge fills in sequence number and `NLM_F_REQUEST | NLM_F_ACK`.
-fn message(nl_flags: u16, (ifindex, addr): Key, flags: u8, ext: u32) -> Vec<u8> {
-    let (family, dst): (u8, Vec<u8>) = match addr {
-        IpAddr::V4(a) => (libc::AF_INET as u8, a.octets().to_vec()),
-        IpAddr::V6(a) => (libc::AF_INET6 as u8, a.octets().to_vec()),
-    };
-    let mut m = vec![0; 16];
-    m[4..6].copy_from_slice(&RTM_NEWNEIGH.to_ne_bytes());
-    m[6..8].copy_from_slice(&nl_flags.to_ne_bytes());
-    m.extend([family, 0, 0, 0]);
-    m.extend(ifindex.to_ne_bytes());
-    m.extend([0, 0, flags, 0]);
-    m.extend((4 + dst.len() as u16).to_ne_bytes());
-    m.extend(NDA_DST.to_ne_bytes());
-    m.extend(dst);
-    m.extend(8u16.to_ne_bytes());
-    m.extend(NDA_FLAGS_EXT.to_ne_bytes());
-    m.extend(ext.to_ne_bytes());
-    let len = m.len() as u32;
-    m[..4].copy_from_slice(&len.to_ne_bytes());
-    m
+fn message((ifindex, addr): Key, ask: Ask) -> Vec<u8> {
+    let family = if addr.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 } as u8;
+    let mut fixed = [0; 12];
+    fixed[0] = family;
+    fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
+    fixed[10] = ask.flags;
+    let create = if ask.create { NLM_F_CREATE } else { 0 };
+    let mut m = Builder::new(RTM_NEWNEIGH, create, &fixed).addr(NDA_DST, addr);
+    if let Some(ext) = ask.ext {
+        m = m.u32(NDA_FLAGS_EXT, ext);
+    }
+    if ask.mark {
+        m = m.attr(NDA_PROTOCOL, &[PROTOCOL]);
+    }
+    m.done()
 }
 
 impl Core {
@@ -151,29 +168,76 @@ impl Core {
         self.send_requests();
     }
 
-    fn count_gateways(&mut self) {
+    /// Whether the chip lets packets of a family in anywhere.
+    fn forwards(&self, v6: bool) -> bool {
+        self.program.rif.all().any(|(_, e)| if v6 { e.ingress6 } else { e.ingress4 })
+    }
+
+    /// The gateways that hardware sends packets to.
+    fn gateways(&self) -> BTreeSet<Key> {
+        // With that set, the kernel looks at the neighbours of IPv4 routes to choose, IPv6 gateways among them.
+        let looks = self.polled.as_ref().is_some_and(|p| p.use_neigh());
+        let (open4, open6) = (self.forwards(false), self.forwards(true));
+        // IPv6 gateways of IPv4 routes, and whether IPv6 routes have them too.
+        let mut shared: BTreeMap<Key, bool> = BTreeMap::new();
+        for v6 in [false, true] {
+            for (_, nh) in self.program.ids.groups().filter(|(_, nh)| self.mirror.nhset_is_v6(*nh) == v6) {
+                let NhSet::Inline(hops) = self.mirror.nhset(nh) else { continue };
+                for k in hops.iter().filter_map(|h| Some((h.ifindex, h.via.filter(IpAddr::is_ipv6)?))) {
+                    match shared.get_mut(&k) {
+                        Some(six) => *six |= v6,
+                        None if !v6 => drop(shared.insert(k, false)),
+                        None => {}
+                    }
+                }
+            }
+        }
+        let wanted = |k: &Key| match shared.get(k) {
+            Some(six) => !looks && (open4 || *six && open6),
+            None if k.1.is_ipv4() => open4,
+            None => open6,
+        };
         let gateway = |e: &NextHopEntry| match e {
             NextHopEntry::Ip(rif, gw) => Some((rif.0, *gw)),
             _ => None,
         };
-        let used: BTreeSet<Key> = self.program.ids.nexthops().filter_map(|(_, e)| gateway(e)).collect();
+        self.program.ids.nexthops().filter_map(|(_, e)| gateway(e)).filter(wanted).collect()
+    }
+
+    fn count_gateways(&mut self) {
+        let used = self.gateways();
         let gone: Vec<Key> = self.fresh.managed.keys().filter(|k| !used.contains(*k)).copied().collect();
         for k in gone {
-            let ours = self.fresh.managed.remove(&k).is_some_and(|m| m.asked.is_some());
-            // `NTF_USE` alone takes `NTF_EXT_MANAGED` away; without `NLM_F_CREATE` it does not bring back a dead entry.
-            if ours
-                && let Some(n) = self.neigh_of(k)
-                && n.flags_ext & NTF_EXT_MANAGED != 0
-                && n.state & (nud::PERMANENT | nud::NOARP) == 0
-            {
-                let m = message(0, k, NTF_USE | (n.flags & NTF_EXT_LEARNED), 0);
-                self.fresh.queue.push_back(m);
+            if self.fresh.managed.remove(&k).is_some_and(|m| m.asked.is_some()) {
+                self.release(k);
+            }
+        }
+        if !core::mem::replace(&mut self.fresh.inherited, true) {
+            let ours = |n: &Neigh| n.protocol == PROTOCOL && n.flags_ext & NTF_EXT_MANAGED != 0;
+            let four =
+                self.mirror.neighs::<V4>().iter().filter(|(_, n)| ours(n)).map(|((i, a), _)| (*i, IpAddr::V4(*a)));
+            let six =
+                self.mirror.neighs::<V6>().iter().filter(|(_, n)| ours(n)).map(|((i, a), _)| (*i, IpAddr::V6(*a)));
+            for k in four.chain(six).filter(|k| !used.contains(k)).collect::<Vec<_>>() {
+                self.release(k);
             }
         }
         for k in used {
             self.fresh.managed.entry(k).or_default();
         }
         self.fresh.look = true;
+    }
+
+    /// The kernel need not keep the neighbour resolved any more. An entry that has failed stays: packets that it was asked for
+    /// may have left it there without us.
+    fn release(&mut self, k: Key) {
+        let Some(n) = self.neigh_of(k) else { return };
+        if n.flags_ext & NTF_EXT_MANAGED == 0 || n.state & (nud::PERMANENT | nud::NOARP) != 0 {
+            return;
+        }
+        // `NTF_USE` alone takes `NTF_EXT_MANAGED` away; without `NLM_F_CREATE` it does not bring back a dead entry.
+        let ask = Ask { flags: NTF_USE | (n.flags & NTF_EXT_LEARNED), ext: Some(0), ..Ask::default() };
+        self.fresh.queue.push_back(message(k, ask));
     }
 
     /// Have the kernel manage each gateway in use that it does not.
@@ -198,8 +262,10 @@ impl Core {
             }
         }
         for k in ask {
-            let learned = self.neigh_of(k).map_or(0, |n| n.flags & NTF_EXT_LEARNED);
-            self.fresh.queue.push_back(message(NLM_F_CREATE, k, learned, NTF_EXT_MANAGED));
+            let (flags, protocol) = self.neigh_of(k).map_or((0, 0), |n| (n.flags & NTF_EXT_LEARNED, n.protocol));
+            // An entry of another maker keeps its mark.
+            let mark = protocol == 0 || protocol == PROTOCOL;
+            self.fresh.queue.push_back(message(k, Ask { create: true, flags, ext: Some(NTF_EXT_MANAGED), mark }));
             if let Some(m) = self.fresh.managed.get_mut(&k) {
                 m.asked = Some(self.now);
                 m.tries += 1;
@@ -259,7 +325,8 @@ impl Core {
             let base = self.polled.as_ref().and_then(|p| p.reachable_ms(name, v6)).unwrap_or(30_000);
             let half = u64::from(base) * 500_000;
             if self.fresh.probed.get(&key).is_none_or(|at| self.now >= at + half) {
-                let m = message(0, key, NTF_USE | (n.flags & NTF_EXT_LEARNED), 0);
+                let ask = Ask { flags: NTF_USE | (n.flags & NTF_EXT_LEARNED), ext: Some(0), ..Ask::default() };
+                let m = message(key, ask);
                 self.fresh.probed.insert(key, self.now);
                 self.fresh.queue.push_back(m);
             }

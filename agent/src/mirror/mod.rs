@@ -395,6 +395,10 @@ impl Mirror {
     pub fn nhset(&self, nh: NhRef) -> &NhSet {
         self.ctx.sets.get(nh)
     }
+    /// Whether it is a set of IPv6 routes.
+    pub fn nhset_is_v6(&self, nh: NhRef) -> bool {
+        self.ctx.sets.family(nh) == AF_INET6
+    }
     /// How many routes lead there.
     pub fn nhset_users(&self, nh: NhRef) -> u32 {
         self.ctx.sets.users(nh)

@@ -163,6 +163,10 @@ impl Sets {
             }
         }
     }
+    /// The family of the routes that have it; 0 for one that is not held.
+    pub fn family(&self, nh: NhRef) -> u8 {
+        self.entries.get(nh.0 as usize).map_or(0, |e| e.family)
+    }
     pub fn iter(&self) -> impl Iterator<Item = (NhRef, &NhSet, u32)> {
         let live = |(i, e): (usize, &'_ Entry)| (e.used && !e.dead && e.users > 0).then_some(i);
         (0..self.entries.len())

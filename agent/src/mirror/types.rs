@@ -94,6 +94,8 @@ pub struct Neigh {
     pub flags: u8,
     /// `NDA_FLAGS_EXT`, `NTF_EXT_*`
     pub flags_ext: u32,
+    /// `NDA_PROTOCOL`: who made it (`RTPROT_*`); 0 for nobody in particular.
+    pub protocol: u8,
 }
 
 /// A policy rule (`RTM_NEWRULE`).

@@ -6,14 +6,6 @@ use std::net::IpAddr;
 use super::{AF_INET, AF_INET6, nlm, rtm};
 use crate::input::DumpKind;
 
-/// `NDA_DST`, `NDA_FLAGS_EXT` (`linux/neighbour.h`).
-const NDA_DST: u16 = 1;
-const NDA_FLAGS_EXT: u16 = 15;
-/// `NTF_USE`, `NTF_EXT_LEARNED` (`linux/neighbour.h`).
-const NTF_USE: u8 = 1;
-/// `NTF_EXT_MANAGED` (`linux/neighbour.h`).
-pub const NTF_EXT_MANAGED: u32 = 1;
-
 /// A message under construction.
 #[derive(Clone, Debug)]
 pub struct Builder(Vec<u8>);
@@ -95,30 +87,6 @@ pub fn fence() -> Vec<u8> {
     Builder::new(rtm::GETLINK, nlm::F_REQUEST, &fixed).done()
 }
 
-fn neigh(kind: u16, flags: u16, ifindex: u32, addr: IpAddr, state: u16, ntf: u8) -> Builder {
-    let mut fixed = [0; 12];
-    fixed[0] = if addr.is_ipv4() { AF_INET } else { AF_INET6 };
-    fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-    fixed[8..10].copy_from_slice(&state.to_ne_bytes());
-    fixed[10] = ntf;
-    Builder::new(kind, nlm::F_REQUEST | flags, &fixed).addr(NDA_DST, addr)
-}
-
-/// Report that hardware uses the neighbour: the kernel probes it once if it is stale (kernel-facts 18).
-pub fn neigh_use(ifindex: u32, addr: IpAddr) -> Vec<u8> {
-    neigh(rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE, ifindex, addr, 0, NTF_USE).done()
-}
-
-/// Have the kernel resolve the neighbour and keep it resolved (kernel-facts 18; Linux 5.16).
-pub fn neigh_manage(ifindex: u32, addr: IpAddr) -> Vec<u8> {
-    neigh(rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE, ifindex, addr, 0, 0).u32(NDA_FLAGS_EXT, NTF_EXT_MANAGED).done()
-}
-
-/// The kernel need not keep the neighbour resolved any more; the entry itself stays and ages.
-pub fn neigh_unmanage(ifindex: u32, addr: IpAddr) -> Vec<u8> {
-    neigh(rtm::NEWNEIGH, nlm::F_REPLACE, ifindex, addr, 0, NTF_USE).done()
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::messages;
@@ -129,8 +97,6 @@ mod tests {
         let mut all: Vec<Vec<u8>> = DumpKind::ALL.into_iter().flat_map(dump).collect();
         assert_eq!(all.len(), 12);
         all.push(fence());
-        all.push(neigh_use(3, "10.0.0.1".parse().unwrap()));
-        all.push(neigh_manage(3, "fe80::1".parse().unwrap()));
         for b in all {
             let m: Vec<_> = messages(&b).collect::<Result<_, _>>().unwrap();
             assert_eq!(m.len(), 1);

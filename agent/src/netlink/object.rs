@@ -136,13 +136,14 @@ pub fn neigh(body: &[u8]) -> Result<Option<NeighMsg>, Malformed> {
     if family != AF_INET && family != AF_INET6 {
         return Ok(None);
     }
-    let mut n = Neigh { mac: None, state: u16_at(head, 8).unwrap_or(0), flags: head[10], flags_ext: 0 };
+    let mut n = Neigh { mac: None, state: u16_at(head, 8).unwrap_or(0), flags: head[10], flags_ext: 0, protocol: 0 };
     let mut dst = None;
     for a in attrs {
         let a = a?;
         match a.kind {
             1 => dst = Some(ip(family, a.data)?),
             2 => n.mac = mac(a.data),
+            12 => n.protocol = a.u8()?,
             15 => n.flags_ext = a.u32()?,
             _ => {}
         }

@@ -77,6 +77,11 @@ impl Polled {
         })
     }
 
+    /// Whether the kernel chooses members of IPv4 multipath routes by the state of their neighbours (`fib_multipath_use_neigh`).
+    pub fn use_neigh(&self) -> bool {
+        self.number("ipv4/fib_multipath_use_neigh").is_some_and(|n| n != 0)
+    }
+
     /// `fib_multipath_hash_policy`; 0 where the kernel lacks it (no multipath).
     pub fn hash_policy(&self, v6: bool) -> u32 {
         let path = if v6 { "ipv6/fib_multipath_hash_policy" } else { "ipv4/fib_multipath_hash_policy" };

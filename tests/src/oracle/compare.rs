@@ -4,6 +4,7 @@
 //! ND, MLD, IGMP) is a set of (port, kind, target) in which [`explained`] lists what one side alone may say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::Result;
 
@@ -136,6 +137,9 @@ pub fn tally(done: &Done, sends: &BTreeMap<u32, &Send>) -> (usize, usize) {
     data.fold((0, 0), |(n, p), f| (n + 1, p + usize::from(passed_on(f, sends))))
 }
 
+/// How many answers of a kind that the kernel limits by time each source has had, from the scenario's beginning.
+pub type Limited = BTreeMap<IpAddr, BTreeSet<u32>>;
+
 /// Compares one step in two worlds. `snapshots` is called where only the configuration can tell.
 ///
 /// # Errors
@@ -143,6 +147,7 @@ pub fn tally(done: &Done, sends: &BTreeMap<u32, &Send>) -> (usize, usize) {
 pub fn compare(
     done: &[Done; 2],
     sends: &BTreeMap<u32, &Send>,
+    limited: &mut Limited,
     snapshots: impl FnOnce() -> Result<[Snapshot; 2]>,
 ) -> Result<Vec<Difference>> {
     let mut out = Vec::new();
@@ -174,6 +179,13 @@ pub fn compare(
             by_id.entry(marker(&f)).or_default()[side].push((port, f.clone()));
         }
     }
+    for f in done.iter().flat_map(|d| d.left.iter().flatten()) {
+        if let Some(s) = origin(f, sends).filter(|s| no_route(f, s))
+            && let Some((from, _)) = addresses(&s.bytes)
+        {
+            limited.entry(from).or_default().insert(s.id);
+        }
+    }
     talk.iter_mut().for_each(|t| t.retain(|(_, c)| !timed(c)));
     let alone: Vec<(usize, usize, Chatter)> = (0..2)
         .flat_map(|w| talk[w].difference(&talk[1 - w]).map(move |(p, c)| (w, *p, c.clone())).collect::<Vec<_>>())
@@ -184,7 +196,7 @@ pub fn compare(
     let snaps = snapshots()?;
     for (id, [first, second]) in by_id {
         let sent = id.and_then(|i| sends.get(&i).copied());
-        if !multipath(&snaps[0], sent, &first, &second) {
+        if !spent(limited, sent, &first, &second) && !multipath(&snaps[0], sent, &first, &second) {
             out.push(Difference::Frames { id, first, second });
         }
     }
@@ -249,6 +261,29 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
         (false, true) => void && legal(first),
         (false, false) => legal(first) && legal(second) && strip(first) == strip(second),
     }
+}
+
+/// What IPv4 answers to where it has no route, or an unreachable or prohibit one: at most five to a source at once, and then one
+/// a second. That limit (`net.ipv4.route.error_burst`, `error_cost`) can only be changed for the whole machine.
+const BURST: usize = 5;
+
+/// Whether `f` is such an answer to `s`: ICMP 3/0, 3/1 or 3/13 that quotes the packet as it came, its TTL not decremented.
+fn no_route(f: &[u8], s: &Send) -> bool {
+    let (Some((at, 0x0800)), Some((sent, 0x0800))) = (frame::network(f), frame::network(&s.bytes)) else {
+        return false;
+    };
+    f.get(at + 9) == Some(&1)
+        && matches!(f.get(at + 20..at + 22), Some([3, 0 | 1 | 13]))
+        && f.get(at + 36).is_some_and(|ttl| s.bytes.get(sent + 8) == Some(ttl))
+}
+
+/// Whether one world alone answered, and to a source that had so many answers that the kernel may have stopped.
+fn spent(limited: &Limited, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
+    let Some(s) = sent else { return false };
+    let [(_, only)] = (if first.is_empty() { second } else { first }) else { return false };
+    first.is_empty() != second.is_empty()
+        && no_route(only, s)
+        && addresses(&s.bytes).and_then(|(from, _)| limited.get(&from)).is_some_and(|n| n.len() > BURST)
 }
 
 /// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.

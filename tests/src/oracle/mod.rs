@@ -196,6 +196,7 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
     let virga = setup.worlds[1] == Kind::Virga;
     let before = worlds[1].carried()?;
     let mut sends: BTreeMap<u32, &Send> = BTreeMap::new();
+    let mut limited = compare::Limited::new();
     for (n, st) in s.steps.iter().enumerate() {
         sends.extend(st.sends.iter().map(|f| (f.id, f)));
         row.sent += st.sends.len();
@@ -215,7 +216,8 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
             }
             Ok(snap)
         };
-        differences.extend(compare::compare(&done, &sends, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
+        differences
+            .extend(compare::compare(&done, &sends, &mut limited, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
         if !differences.is_empty() {
             let mut text = format!("step {} (line {}):\n", n + 1, st.line);
             for d in &differences {

@@ -273,7 +273,9 @@ impl World {
         }
     }
 
-    /// Waits until what was changed is in force.
+    /// Waits until what was changed is in force. Neighbours that have failed are forgotten then: what the kernel does with a
+    /// packet may depend on it (use_neigh), and whether one was ever asked for differs between the worlds, by requests for
+    /// gateways in use (promise 1). Those that the agent has the kernel manage stay.
     ///
     /// # Errors
     /// It does not come to be.
@@ -288,6 +290,10 @@ impl World {
             if let Some(v) = &self.switch {
                 v.settle(&self.sw)?;
             }
+        }
+        let forgotten = self.sw.enter(neigh::forget_failed)??;
+        if let Some(v) = self.switch.as_ref().filter(|_| forgotten > 0) {
+            v.settle(&self.sw)?;
         }
         Ok(())
     }
@@ -352,14 +358,15 @@ impl World {
     }
 
     /// Waits until all that was sent has been dealt with and nothing is on its way any more: sentinels have gone through
-    /// each port, in and out, behind it; no neighbour is being resolved; and two whole rounds brought nothing new (a neighbour is FAILED
-    /// a moment before its packets are answered).
+    /// each port, in and out, behind it; no neighbour is being resolved; and two whole rounds brought nothing new. A neighbour is FAILED
+    /// a moment before its packets are answered: then the rounds begin anew when the kernel's handlers have ended.
     ///
     /// # Errors
     /// The world does not come to rest.
     pub fn quiesce(&mut self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         let mut quiet = 0;
+        let (mut due, mut waited) = (false, false);
         loop {
             let before = self.captured();
             self.round += 1;
@@ -370,11 +377,17 @@ impl World {
             })?;
             self.sentinels_in(&open, until)?;
             self.sentinels_out(&open, until)?;
-            let resolving = self.sw.enter(neigh::incomplete)??;
+            let neigh::Busy { resolving, failed } = self.sw.enter(neigh::busy)??;
             self.pump()?;
             quiet = if resolving == 0 && self.captured() == before { quiet + 1 } else { 0 };
-            if quiet == 2 {
+            waited &= resolving == 0;
+            due |= resolving > 0 || failed > 0 && !waited;
+            if quiet == 2 && !due {
                 return Ok(());
+            }
+            if quiet == 2 {
+                neigh::handlers_done();
+                (quiet, due, waited) = (0, false, true);
             }
             if resolving > 0 {
                 // Ends by an answer, which this wakes up for, or by the kernel's own timer.

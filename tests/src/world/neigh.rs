@@ -10,20 +10,100 @@ const RTM_GETNEIGH: u16 = 30;
 const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const NUD_INCOMPLETE: u16 = 0x01;
+const NUD_FAILED: u16 = 0x20;
+const NDA_DST: u16 = 1;
+const NDA_CACHEINFO: u16 = 3;
+const NDA_FLAGS_EXT: u16 = 15;
+const NTF_EXT_MANAGED: u8 = 1;
+const RTM_DELNEIGH: u16 = 29;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
-/// How many neighbours of the calling thread's namespace are INCOMPLETE.
+/// Neighbours of the calling thread's namespace that the kernel is busy with.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Busy {
+    /// Being resolved: INCOMPLETE.
+    pub resolving: usize,
+    /// FAILED a moment ago: their packets may not have been answered yet.
+    pub failed: usize,
+}
+
+/// For this long a neighbour counts as FAILED a moment ago, in hundredths of a second (`USER_HZ`).
+const MOMENT: u32 = 50;
+
+/// What the kernel is busy with.
 ///
 /// # Errors
 /// The kernel's.
-pub fn incomplete() -> io::Result<usize> {
-    let mut count = 0;
-    // ndm_state stands behind family, padding and ifindex.
+pub fn busy() -> io::Result<Busy> {
+    let mut b = Busy::default();
+    // ndmsg is family, padding, ifindex, state, flags, type; attributes follow.
     dump(RTM_GETNEIGH, RTM_NEWNEIGH, 0, |m| {
         let state = m.get(8..10).map_or(0, |s| u16::from_ne_bytes([s[0], s[1]]));
-        count += usize::from(state & NUD_INCOMPLETE != 0);
+        b.resolving += usize::from(state & NUD_INCOMPLETE != 0);
+        b.failed += usize::from(state & NUD_FAILED != 0 && updated(m.get(12..).unwrap_or_default()) < MOMENT);
     })?;
-    Ok(count)
+    Ok(b)
+}
+
+/// Deletes every entry that has FAILED and that nobody wants resolved (`NTF_EXT_MANAGED`); returns how many.
+///
+/// # Errors
+/// The kernel's.
+pub fn forget_failed() -> io::Result<usize> {
+    let mut all = Vec::new();
+    dump(RTM_GETNEIGH, RTM_NEWNEIGH, 0, |m| {
+        let state = m.get(8..10).map_or(0, |s| u16::from_ne_bytes([s[0], s[1]]));
+        let attrs = m.get(12..).unwrap_or_default();
+        let managed = attr(attrs, NDA_FLAGS_EXT).is_some_and(|e| e.first().is_some_and(|b| b & NTF_EXT_MANAGED != 0));
+        if let (true, false, Some(dst)) = (state & NUD_FAILED != 0, managed, attr(attrs, NDA_DST)) {
+            let len = (4 + dst.len()) as u16;
+            let head = m.get(..12).unwrap_or_default();
+            all.push([head, &len.to_ne_bytes()[..], &NDA_DST.to_ne_bytes()[..], dst].concat());
+        }
+    })?;
+    let mut s = socket()?;
+    for (n, body) in (1u32..).zip(&all) {
+        let mut m = (16 + body.len() as u32).to_ne_bytes().to_vec();
+        m.extend(RTM_DELNEIGH.to_ne_bytes());
+        // NLM_F_REQUEST | NLM_F_ACK
+        m.extend(5u16.to_ne_bytes());
+        m.extend(n.to_ne_bytes());
+        m.extend([0; 4]);
+        m.extend(body);
+        s.write_all(&m)?;
+        // The acknowledgement, or that it is gone by itself.
+        let _ = s.read(&mut [0; 4096])?;
+    }
+    Ok(all.len())
+}
+
+/// The payload of one attribute.
+fn attr(mut attrs: &[u8], kind: u16) -> Option<&[u8]> {
+    while let Some(h) = attrs.first_chunk::<4>() {
+        let len = usize::from(u16::from_ne_bytes([h[0], h[1]]));
+        if u16::from_ne_bytes([h[2], h[3]]) == kind {
+            return attrs.get(4..len);
+        }
+        if len < 4 {
+            break;
+        }
+        attrs = attrs.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    None
+}
+
+/// How long ago the neighbour with these attributes changed: `ndm_updated`, the third number of `NDA_CACHEINFO`.
+fn updated(attrs: &[u8]) -> u32 {
+    let updated = attr(attrs, NDA_CACHEINFO).and_then(|c| c.get(8..12)?.first_chunk());
+    updated.map_or(u32::MAX, |b| u32::from_ne_bytes(*b))
+}
+
+/// Returns when every interrupt handler that was running has ended, timers of neighbours among them: the kernel waits for
+/// a grace period (`MEMBARRIER_CMD_GLOBAL`), and handlers count as readers.
+pub fn handlers_done() {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: no pointers. Where the call does not exist nothing is waited for.
+    unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
 }
 
 /// Indexes of the devices with an IPv6 address that is not usable yet.
@@ -43,16 +123,17 @@ pub fn tentative() -> io::Result<Vec<u32>> {
     Ok(out)
 }
 
+fn socket() -> io::Result<File> {
+    // SAFETY: no pointers; the descriptor is owned by the `File` from here on.
+    unsafe {
+        let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
+        if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(File::from_raw_fd(fd)) }
+    }
+}
+
 /// Dumps a kind; `each` gets what stands behind each message's header.
 fn dump(get: u16, new: u16, family: u8, mut each: impl FnMut(&[u8])) -> io::Result<()> {
-    // SAFETY: no pointers; the descriptor is owned by the `File` from here on.
-    let mut s = unsafe {
-        let fd = libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, libc::NETLINK_ROUTE);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        File::from_raw_fd(fd)
-    };
+    let mut s = socket()?;
     // nlmsghdr (length, type, REQUEST|DUMP, sequence, port), then a family and nothing more.
     let mut request = Vec::new();
     request.extend_from_slice(&28u32.to_ne_bytes());
