@@ -68,7 +68,7 @@ fn dump(kind: DumpKind) -> Vec<u8> {
         DumpKind::Rule => {
             [rule(2, 0, 255), rule(2, 32766, 254), rule(2, 32767, 253), rule(10, 0, 255), rule(10, 32766, 254)].concat()
         }
-        DumpKind::Neigh | DumpKind::NextHop | DumpKind::Route4 | DumpKind::Route6 => Vec::new(),
+        DumpKind::Neigh | DumpKind::NextHop | DumpKind::Route4 | DumpKind::Route6 | DumpKind::List6 => Vec::new(),
     }
 }
 

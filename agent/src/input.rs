@@ -27,10 +27,13 @@ pub enum DumpKind {
     Route4,
     /// `RTM_GETROUTE`, IPv6, all tables
     Route6,
+    /// `/proc/net/ipv6_route`, text: what that dump leaves out is in it.
+    List6,
 }
 
 impl DumpKind {
-    /// All kinds, in dependency order.
+    /// All kinds that are always dumped, in dependency order; [`DumpKind::List6`] only where one of IPv6 routes leaves something
+    /// open.
     pub const ALL: [DumpKind; 8] = [
         DumpKind::Link,
         DumpKind::Netconf,

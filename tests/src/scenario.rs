@@ -16,6 +16,7 @@
 //! 1: *5 10.0.1.2>10.0.2.2 the same five times, each with its own number
 //! link 2 down             the wire of port 2 loses or gets carrier
 //! answer 1 10.0.1.9 MAC   from now on the harness answers ARP or ND for that address on port 1's wire (without MAC: no longer)
+//! agent restart           the agent is killed and another started (stop, start: one of the two alone); nothing to the kernel's world
 //! ---                     ends a step; commands after frames do, too
 //! ```
 
@@ -53,6 +54,13 @@ pub enum Action {
         port: usize,
         /// Up or down.
         up: bool,
+    },
+    /// The agent is killed, another is started, or both.
+    Agent {
+        /// Kill the one there is.
+        stop: bool,
+        /// Start one, if there is none.
+        start: bool,
     },
     /// The harness answers for an address on a port's wire, or (`None`) does no longer.
     Answer {
@@ -226,6 +234,15 @@ impl Scenario {
                     None => None,
                 };
                 self.change(n, Action::Answer { port, addr, mac });
+            }
+            "agent" => {
+                let (stop, start) = match words.get(1) {
+                    Some(&"stop") => (true, false),
+                    Some(&"start") => (false, true),
+                    Some(&"restart") => (true, true),
+                    _ => bail!("agent wants stop, start or restart"),
+                };
+                self.change(n, Action::Agent { stop, start });
             }
             "---" => self.steps.push(Step { line: n, ..Step::default() }),
             w @ ("!" | "?") => {

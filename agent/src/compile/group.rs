@@ -3,6 +3,8 @@
 //! Link state is not looked at beyond what makes the kernel itself leave a member out: a member whose port has no link is
 //! trapped by the chip, and the kernel decides, whatever `ignore_routes_with_linkdown` says.
 
+use std::net::IpAddr;
+
 use hal::{NextHopEntry, RifId, TrapClass};
 use smallvec::{SmallVec, smallvec};
 
@@ -43,6 +45,12 @@ fn entry(f: &Facts<'_>, h: &Hop) -> Result<NextHopEntry, Why> {
         return Err(Why::NotPort(h.ifindex));
     }
     let rif = RifId(h.ifindex);
+    if let Some(IpAddr::V4(gw)) = h.via
+        && !h.onlink
+        && f.mirror.narrow(gw)
+    {
+        return Err(Why::HostScope(gw));
+    }
     Ok(match h.via {
         Some(gw) => NextHopEntry::Ip(rif, gw),
         None => NextHopEntry::Connected(rif),

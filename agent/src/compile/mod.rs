@@ -100,6 +100,8 @@ pub enum Why {
     NextHopObject(u32),
     /// `RTA_ENCAP`
     Encap,
+    /// The gateway is reached by a route of host scope, or was when the route may have been made.
+    HostScope(Ipv4Addr),
     /// The set has no member that the kernel uses.
     NoMember,
     /// More members, or a larger sum of weights, than the chip's groups hold.
@@ -120,6 +122,8 @@ pub enum Why {
     Selector,
     /// Several IPv6 routes of the lowest metric that are not one multipath route.
     SameMetric,
+    /// The kernel's dumps leave out a route of the prefix.
+    Hidden,
     /// The mirror can't tell what the kernel holds, and asks it again.
     Undecided,
     /// Under a prefix of table local: which table wins is not visible (kernel-facts 22).
@@ -170,6 +174,10 @@ impl fmt::Display for Why {
             Why::NotPort(i) => write!(f, "leaves by device {i}, which is not a front-panel port"),
             Why::NextHopObject(id) => write!(f, "uses next-hop object {id}, not offloaded yet"),
             Why::Encap => f.write_str("encapsulates, not offloaded yet"),
+            Why::HostScope(gw) => write!(
+                f,
+                "its gateway {gw} is, or was, an address of the switch or under a route of host scope, so that the kernel may send to the destination instead"
+            ),
             Why::NoMember => f.write_str("no next hop of it is usable"),
             Why::TooManyMembers(max) => {
                 write!(f, "its members or the sum of their weights exceed the chip's {max} members a group")
@@ -182,6 +190,7 @@ impl fmt::Display for Why {
             Why::Pref => f.write_str("has a router preference, not offloaded yet"),
             Why::Selector => f.write_str("has a selector besides prefix and metric, not offloaded yet"),
             Why::SameMetric => f.write_str("several routes of the same metric that are not one multipath route"),
+            Why::Hidden => f.write_str("the kernel has a route of this prefix that its dumps leave out"),
             Why::Undecided => f.write_str("what the kernel holds is being asked again"),
             Why::UnderLocal => {
                 f.write_str("lies under a prefix of table local; which of the two the kernel prefers is not visible")

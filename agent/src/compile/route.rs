@@ -81,6 +81,9 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
     if f.mirror.undecided(p) {
         return Some(punt(Why::Undecided));
     }
+    if f.mirror.hidden(p) {
+        return Some(punt(Why::Hidden));
+    }
     let local = f.mirror.aliases::<F>(TABLE_LOCAL, p);
     if let Some(first) = local.first() {
         return Some(match first.kind {

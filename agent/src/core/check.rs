@@ -12,8 +12,8 @@ use serde_json::json;
 use super::settle::Then;
 use super::{Core, SECOND, prefixes};
 use crate::compile::route::Verdict;
-use crate::compile::{self, Facts};
-use crate::mirror::{Mirror, MirrorFamily};
+use crate::compile::{self, Facts, Why};
+use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet, TABLE_MAIN};
 use crate::program::routes::{State, VRF};
 use crate::program::{Program, Tables};
 
@@ -83,6 +83,14 @@ fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, p: Prefix<F>) -> bool {
         }
         (x, y) => x == y,
     }
+}
+
+/// Whether the agent punts an IPv6 prefix for a route that a dump leaves out, so that one made from dumps does not know it.
+fn left_out<F: MirrorFamily>(fresh: &Facts<'_>, live: &Facts<'_>, p: Prefix<F>) -> bool {
+    let several = |a: &Alias| matches!(fresh.mirror.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
+    F::BITS == 128
+        && compile::route::route(live, p).is_some_and(|d| matches!(d.why, Some(Why::SameMetric | Why::Hidden)))
+        && fresh.mirror.aliases::<F>(TABLE_MAIN, p).iter().any(several)
 }
 
 impl Core {
@@ -229,7 +237,7 @@ impl Core {
         }
         let (page, next) = prefixes::<F>(shadow, &self.gate, cursor, CHUNK);
         for p in page {
-            if !same(&fresh, &live, p) {
+            if !same(&fresh, &live, p) && !left_out(&fresh, &live, p) {
                 c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
                 c.mirror_wrong = true;
             }

@@ -22,6 +22,7 @@ use crate::netlink::build::Builder;
 
 /// `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netlink.h`
 const RTM_NEWNEIGH: u16 = 28;
+const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NDA_DST: u16 = 1;
 const NDA_PROTOCOL: u16 = 12;
@@ -110,7 +111,7 @@ fn message((ifindex, addr): Key, ask: Ask) -> Vec<u8> {
     fixed[0] = family;
     fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     fixed[10] = ask.flags;
-    let create = if ask.create { NLM_F_CREATE } else { 0 };
+    let create = if ask.create { NLM_F_CREATE | NLM_F_EXCL } else { 0 };
     let mut m = Builder::new(RTM_NEWNEIGH, create, &fixed).addr(NDA_DST, addr);
     if let Some(ext) = ask.ext {
         m = m.u32(NDA_FLAGS_EXT, ext);
@@ -262,10 +263,13 @@ impl Core {
             }
         }
         for k in ask {
-            let (flags, protocol) = self.neigh_of(k).map_or((0, 0), |n| (n.flags & NTF_EXT_LEARNED, n.protocol));
+            let held = self.neigh_of(k);
+            let (flags, protocol) = held.map_or((0, 0), |n| (n.flags & NTF_EXT_LEARNED, n.protocol));
+            // Made if there is none and only then: the kernel would make a dynamic entry of a static one that came meanwhile.
+            let create = held.is_none();
             // An entry of another maker keeps its mark.
             let mark = protocol == 0 || protocol == PROTOCOL;
-            self.fresh.queue.push_back(message(k, Ask { create: true, flags, ext: Some(NTF_EXT_MANAGED), mark }));
+            self.fresh.queue.push_back(message(k, Ask { create, flags, ext: Some(NTF_EXT_MANAGED), mark }));
             if let Some(m) = self.fresh.managed.get_mut(&k) {
                 m.asked = Some(self.now);
                 m.tries += 1;
@@ -297,8 +301,9 @@ impl Core {
     /// The kernel answered a request.
     pub(super) fn ack(&mut self, id: u64, errno: i32, message: &str) {
         let Some((_, (ifindex, addr))) = self.fresh.waiting.remove(&id) else { return };
-        // The device went down, or the entry is gone: news of that is on its way, or was here already.
-        if !matches!(errno, 0 | libc::ENETDOWN | libc::ENODEV | libc::ENOENT) {
+        // The device went down, IPv6 is off on it, or the entry came or went: news of that is on its way, or was here already.
+        let off = errno == libc::EINVAL && addr.is_ipv6();
+        if !off && !matches!(errno, 0 | libc::ENETDOWN | libc::ENODEV | libc::ENOENT | libc::EEXIST) {
             self.totals.refused_requests += 1;
             self.totals.last_refusal = format!(
                 "the kernel refused to keep neighbour {addr} on device {ifindex} fresh: error {errno}{}{message}",

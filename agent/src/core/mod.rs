@@ -290,7 +290,7 @@ impl Core {
     }
 
     /// What the mirror says has changed is looked at again.
-    fn take_dirt(&mut self) {
+    pub(crate) fn take_dirt(&mut self) {
         let d = self.mirror.take_dirt();
         self.changes += (d.links.len() + d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
             + u64::from(d.netconf)
@@ -314,6 +314,9 @@ impl Core {
         }
         for nh in d.sets {
             self.program.ids.set_changed(nh);
+        }
+        if d.narrow {
+            self.program.ids.touch_groups();
         }
         self.want_dumps(&d.wanted, &d.confirm);
         if !d.links.is_empty() {
@@ -400,6 +403,13 @@ impl Core {
     fn polled(&mut self, p: Box<Polled>) {
         self.polls += 1;
         if self.polled.as_ref() != Some(&p) {
+            let off = |p: &Polled| {
+                let of = p.sysctls.iter().filter(|(k, _)| k.ends_with("/disable_ipv6"));
+                of.map(|(k, v)| (k.clone(), v.clone())).collect::<BTreeMap<_, _>>()
+            };
+            if self.polled.as_ref().is_some_and(|old| off(old) != off(&p)) {
+                self.mirror.ipv6_switched();
+            }
             self.polled = Some(p);
             self.judge();
             self.program.switch.touch(hal::Global);

@@ -93,6 +93,7 @@ impl Core {
     pub(super) fn resync(&mut self) {
         self.totals.resyncs += 1;
         self.sync.full = true;
+        self.mirror.distrust();
         for kind in DumpKind::ALL {
             self.sync.ask(Target::Live, kind);
         }
@@ -101,7 +102,7 @@ impl Core {
     /// Read all of the kernel's state into a mirror of its own.
     pub(super) fn shadow(&mut self) {
         self.drop_shadow();
-        self.sync.shadow = Some(Box::default());
+        self.sync.shadow = Some(Box::new(self.mirror.shadow()));
         for kind in DumpKind::ALL {
             self.sync.ask(Target::Shadow, kind);
         }
@@ -224,6 +225,8 @@ impl Core {
             return;
         }
         self.sync.tries = 0;
+        // What it leaves open is asked for before all counts as read.
+        self.take_dirt();
         if c.target == Target::Live && !self.sync.queue.iter().any(|(t, _)| *t == Target::Live) {
             if !self.sync.first {
                 self.sync.first = true;

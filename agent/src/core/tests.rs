@@ -144,6 +144,7 @@ impl Kernel {
                 [rule(2, 0, 255), rule(2, 32766, 254), rule(2, 32767, 253), rule(10, 0, 255), rule(10, 32766, 254)]
                     .concat()
             }
+            DumpKind::List6 => Vec::new(),
             DumpKind::Route4 => self.routes.iter().flat_map(|(k, to)| route(24, 2, k, to)).collect(),
             DumpKind::NextHop | DumpKind::Route6 => Vec::new(),
         }

@@ -1,7 +1,7 @@
 //! What the routes of both families share: next-hop sets, devices and their fates, next-hop objects, counts.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use hal::Family;
 use hashbrown::HashMap;
@@ -15,9 +15,13 @@ use crate::netlink::route::{Rest, RouteMsg};
 use crate::netlink::{AF_INET, AF_INET6};
 
 /// `RT_SCOPE_HOST` (`linux/rtnetlink.h`).
-const HOST: u8 = 254;
+pub(super) const HOST: u8 = 254;
 /// `IFF_UP` (`linux/if.h`).
 pub(super) const IFF_UP: u32 = 1;
+
+fn mask(len: u8) -> u32 {
+    u32::MAX.checked_shl(32 - u32::from(len.min(32))).unwrap_or(0)
+}
 
 /// What the mirror has counted; all ascend.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -119,9 +123,43 @@ pub struct Ctx {
     /// Kinds of which a dump would show whether an inferred purge was right.
     pub(super) confirm: BTreeSet<DumpKind>,
     pub(super) stats: Stats,
+    /// IPv4 prefixes of routes of host scope, in any table, as bits and length.
+    narrow: BTreeSet<(u32, u32, u8)>,
+    /// Gateways that were under one of these when it went, and that a route had then.
+    pub(super) faded: BTreeSet<Ipv4Addr>,
+    /// Either changed.
+    pub(super) narrow_changed: bool,
 }
 
 impl Ctx {
+    /// A prefix's routes changed: whether one of host scope is among them now.
+    pub(super) fn narrow_new(&mut self, table: u32, bits: u32, len: u8, now: bool) {
+        let changed =
+            if now { self.narrow.insert((table, bits, len)) } else { self.narrow.remove(&(table, bits, len)) };
+        if !changed {
+            return;
+        }
+        let of = |h: &Hop| match h.via {
+            Some(IpAddr::V4(a)) if !h.onlink => Some(a),
+            _ => None,
+        };
+        let sets = || self.sets.iter().filter_map(|(_, s, _)| if let NhSet::Inline(h) = s { Some(h) } else { None });
+        let below = |a: &Ipv4Addr| a.to_bits() & mask(len) == bits;
+        let used: BTreeSet<Ipv4Addr> = sets().flat_map(|h| h.iter().filter_map(of)).collect();
+        self.narrow_changed |= used.iter().any(below);
+        if !now {
+            self.faded.retain(|a| used.contains(a));
+            self.faded.extend(used.into_iter().filter(below));
+        }
+    }
+
+    /// Whether the gateway is, or may have been when its route was made, reached by a route of host scope, as the machine's own
+    /// addresses are. The kernel decides that once, when a route is made, and sends packets of such a route to their
+    /// destination itself instead of the gateway (`fib_check_nh`, `rt_set_nexthop`); it does not show which they are.
+    pub(super) fn narrow(&self, a: Ipv4Addr) -> bool {
+        self.faded.contains(&a) || self.narrow.iter().any(|(_, bits, len)| a.to_bits() & mask(*len) == *bits)
+    }
+
     /// Apply a device's fate to the next hops of one family. Returns whether routes are to be swept.
     pub(super) fn fate(&mut self, family: u8, ifindex: u32, fate: Fate, seq: u64) -> bool {
         let f = self.fates.entry((ifindex, family)).or_default();

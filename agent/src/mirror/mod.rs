@@ -76,6 +76,8 @@ pub struct Dirt {
     pub sets_gone: Vec<NhRef>,
     /// Rules of IPv4 or IPv6 changed.
     pub rules: bool,
+    /// What [`Mirror::narrow`] says of some gateway.
+    pub narrow: bool,
     /// Kinds to dump, since something in them is undecided.
     pub wanted: BTreeSet<DumpKind>,
     /// Kinds in which a purge was inferred that a dump should confirm, not urgently.
@@ -179,11 +181,16 @@ impl Mirror {
             DumpKind::Rule => self.seen.rules.clear(),
             DumpKind::Route4 => self.r4.dump_begin(&mut self.ctx),
             DumpKind::Route6 => self.r6.dump_begin(&mut self.ctx),
+            DumpKind::List6 => self.r6.list_begin(),
         }
     }
 
     /// Part of the running dump of that kind. `seq` is the stamp of the monitor's reader when the dump was asked for.
     pub fn dump(&mut self, kind: DumpKind, seq: u64, buf: &[u8]) {
+        if kind == DumpKind::List6 {
+            self.r6.list(buf);
+            return;
+        }
         for m in messages(buf) {
             self.ctx.stats.messages += 1;
             if m.and_then(|m| self.message(seq, &m, Some(kind))).is_err() {
@@ -201,7 +208,20 @@ impl Mirror {
         }
         match kind {
             DumpKind::Route4 => return self.r4.dump_end(&mut self.ctx, complete, self.epoch),
-            DumpKind::Route6 => return self.r6.dump_end(&mut self.ctx, complete, self.epoch),
+            DumpKind::Route6 => {
+                self.r6.dump_end(&mut self.ctx, complete, self.epoch);
+                if complete && self.r6.wants_list() {
+                    self.dirt.wanted.insert(DumpKind::List6);
+                }
+                return;
+            }
+            DumpKind::List6 if complete => {
+                // It may be that something changed between the two readings: both are done once more.
+                if self.r6.list_end(&self.ctx) {
+                    self.ctx.confirm.insert(DumpKind::Route6);
+                }
+                return;
+            }
             _ => {}
         }
         if !complete {
@@ -248,8 +268,20 @@ impl Mirror {
                     self.dirt.rules = true;
                 }
             }
-            DumpKind::Route4 | DumpKind::Route6 => {}
+            DumpKind::Route4 | DumpKind::Route6 | DumpKind::List6 => {}
         }
+    }
+
+    /// Notifications may have been lost: what the next dump shows may not be all that there is.
+    pub fn distrust(&mut self) {
+        self.r6.distrust = true;
+    }
+
+    /// One to be filled from dumps, for a comparison with this one: it begins with what this one knows and no dump shows.
+    pub fn shadow(&self) -> Mirror {
+        let mut m = Mirror::default();
+        m.ctx.faded = self.ctx.faded.clone();
+        m
     }
 
     /// How many dumps have ended: to be remembered with a fence that is sent.
@@ -284,6 +316,7 @@ impl Mirror {
         self.dirt.wanted = d.wanted.clone();
         d.wanted.retain(|k| !self.seen.running.contains(k));
         d.confirm = std::mem::take(&mut self.ctx.confirm);
+        d.narrow = std::mem::take(&mut self.ctx.narrow_changed);
         d
     }
 
@@ -368,6 +401,12 @@ impl Mirror {
         !r.undecided.is_empty()
             && [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].into_iter().any(|t| r.is_undecided(t, prefix))
     }
+    /// Whether the kernel has routes at `prefix` that its dumps leave out.
+    pub fn hidden<F: MirrorFamily>(&self, prefix: Prefix<F>) -> bool {
+        let r = F::part(self);
+        !r.hidden.is_empty()
+            && [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].iter().any(|t| r.hidden.contains(&(*t, prefix)))
+    }
     /// How many prefixes are undecided now, both families.
     pub fn undecided_count(&self) -> usize {
         self.r4.undecided.len() + self.r6.undecided.len()
@@ -394,6 +433,11 @@ impl Mirror {
     /// What a route leads to. Members that are [dead](Hop::dead) are not used by the kernel.
     pub fn nhset(&self, nh: NhRef) -> &NhSet {
         self.ctx.sets.get(nh)
+    }
+    /// Whether an IPv4 gateway is, or may have been when a route with it was made, reached by a route of host scope: then the
+    /// kernel sends to the destination instead of the gateway.
+    pub fn narrow(&self, gateway: Ipv4Addr) -> bool {
+        self.ctx.narrow(gateway)
     }
     /// Whether it is a set of IPv6 routes.
     pub fn nhset_is_v6(&self, nh: NhRef) -> bool {
@@ -712,6 +756,10 @@ impl Mirror {
             Some(_) => return,
             None => self.own(&k, true),
         }
+        // IPv6 may have been switched on again on the device.
+        if k.local.is_ipv6() && self.ctx.addressed.get(&(k.ifindex, AF_INET6)) == Some(&1) {
+            self.ask_switched(k.ifindex);
+        }
         if k.local.is_ipv4() {
             // The source check asks whether the device has any.
             self.dirt.links.insert(k.ifindex);
@@ -741,12 +789,22 @@ impl Mirror {
                 }
             }
             // IPv6 may have been switched off on the device: its multipath members are dead then, and nothing says so.
-            IpAddr::V6(_) => {
-                if !left && self.ctx.sets.multipath_on(AF_INET6, k.ifindex) {
-                    self.ctx.confirm.insert(DumpKind::Route6);
-                }
-            }
+            IpAddr::V6(_) if !left => self.ask_switched(k.ifindex),
+            IpAddr::V6(_) => {}
         }
+    }
+
+    /// IPv6 may have been switched on or off on the device, which nothing announces as such.
+    fn ask_switched(&mut self, ifindex: u32) {
+        if self.ctx.up(ifindex) && self.ctx.sets.multipath_on(AF_INET6, ifindex) {
+            self.dirt.wanted.insert(DumpKind::Route6);
+        }
+    }
+
+    /// Somebody who reads sysctls saw that IPv6 was switched on or off on a device (`disable_ipv6`): its addresses may stay or
+    /// come back, and its routes' members live or die, unannounced.
+    pub fn ipv6_switched(&mut self) {
+        self.dirt.wanted.extend([DumpKind::Addr, DumpKind::Route6]);
     }
 
     fn own(&mut self, k: &AddrKey, came: bool) {

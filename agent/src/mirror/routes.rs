@@ -5,13 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hal::Prefix;
+use hal::{Addr, Prefix};
 use smallvec::SmallVec;
 
-use super::ctx::Ctx;
+use super::ctx::{Ctx, HOST};
 use super::list::{self, Change, Outcome};
 use super::table::{Aliases, Table, state};
-use super::types::Alias;
+use super::types::{Alias, NhSet};
 use super::{MirrorFamily, TABLE_LOCAL, TABLE_MAIN};
 use crate::netlink::route::RouteMsg;
 
@@ -47,6 +47,16 @@ pub struct Routes<F: MirrorFamily> {
     pub(super) wanted: bool,
     /// Prefixes that are undecided now.
     pub(super) undecided: BTreeSet<(u32, Prefix<F>)>,
+    /// Notifications may have been missed: what the next dump shows may not be all.
+    pub(super) distrust: bool,
+    /// Prefixes of which a dump may have hidden routes, to be looked up in the kernel's other list.
+    unlisted: BTreeSet<(u32, Prefix<F>)>,
+    /// Prefixes of which it has.
+    pub(super) hidden: BTreeSet<(u32, Prefix<F>)>,
+    /// What that list has of them, by metric.
+    listed: BTreeMap<(Prefix<F>, u32), usize>,
+    /// A line of it that has come in part.
+    line: Vec<u8>,
 }
 
 impl<F: MirrorFamily> Default for Routes<F> {
@@ -65,6 +75,11 @@ impl<F: MirrorFamily> Default for Routes<F> {
             covers: Vec::new(),
             wanted: false,
             undecided: BTreeSet::new(),
+            distrust: true,
+            unlisted: BTreeSet::new(),
+            hidden: BTreeSet::new(),
+            listed: BTreeMap::new(),
+            line: Vec::new(),
         }
     }
 }
@@ -124,6 +139,8 @@ impl<F: MirrorFamily> Routes<F> {
                 Outcome::Ask => odd = true,
                 Outcome::First => {}
             }
+            // The hidden route lives on.
+            odd |= self.hidden.contains(&(m.table, m.prefix));
             // What stood first when the replacement came may have been another (see PARTIAL).
             odd |= window && partial && new.is_empty();
         } else {
@@ -202,7 +219,18 @@ impl<F: MirrorFamily> Routes<F> {
                 ctx.sets.release(a.nh);
             }
             t.store(i, new);
+            if new.is_empty() && !(self.hidden.is_empty() && self.unlisted.is_empty()) {
+                let key = t.slot(i).key;
+                self.hidden.remove(&(table, key));
+                self.unlisted.remove(&(table, key));
+            }
             t.mark(i);
+            // RTN_UNICAST, RTN_LOCAL: those that a gateway may be reached by.
+            let narrow = |l: &[Alias]| l.iter().any(|a| a.scope >= HOST && matches!(a.kind, 1 | 2));
+            if F::BITS == 32 && narrow(old) != narrow(new) {
+                let key = t.slot(i).key;
+                ctx.narrow_new(table, key.addr().number() as u32, key.len(), narrow(new));
+            }
             if table == TABLE_LOCAL && old.is_empty() != new.is_empty() {
                 let key = t.slot(i).key;
                 self.cover(key);
@@ -316,6 +344,13 @@ impl<F: MirrorFamily> Routes<F> {
             s.state = s.state & !(state::TOUCHED | state::PARTIAL) | state::SEEN;
             self.decide(table, i);
         }
+        let several = |l: &[Alias]| F::BITS == 128 && l.iter().any(|a| members(ctx, a) > 1);
+        let hidden = self.hidden.contains(&(table, p));
+        if several(&new) && (hidden || self.distrust || !several(&old)) {
+            self.unlisted.insert((table, p));
+        } else if hidden && !several(&new) {
+            self.reveal(table, p);
+        }
         self.put(ctx, table, i, &old, &new);
         for nh in held {
             ctx.sets.release(nh);
@@ -348,7 +383,83 @@ impl<F: MirrorFamily> Routes<F> {
             return;
         }
         self.applied_until = self.applied_until.max(self.dump_seq);
+        self.distrust = false;
         self.start(Some(self.generation));
+    }
+
+    /// Whether the kernel's other list is to be read: see [`Routes::list_end`].
+    pub(super) fn wants_list(&self) -> bool {
+        !self.unlisted.is_empty()
+    }
+
+    /// That list is about to be read.
+    pub(super) fn list_begin(&mut self) {
+        self.listed.clear();
+        self.line.clear();
+    }
+
+    /// Part of `/proc/net/ipv6_route`: a line for each member of each route, of all tables. It begins with destination, its
+    /// length, source, its length, gateway and metric, all hexadecimal.
+    pub(super) fn list(&mut self, text: &[u8]) {
+        for part in text.split_inclusive(|b| *b == b'\n') {
+            self.line.extend_from_slice(part);
+            if part.last() != Some(&b'\n') {
+                continue;
+            }
+            let line = std::mem::take(&mut self.line);
+            let mut words = line.split(|b| *b == b' ').map(|w| std::str::from_utf8(w).unwrap_or_default());
+            let mut hex = || u128::from_str_radix(words.next()?, 16).ok();
+            let (dst, len, _, _, _, metric) = (hex(), hex(), hex(), hex(), hex(), hex());
+            if let (Some(dst), Some(len), Some(metric)) = (dst, len, metric)
+                && let Some(p) = Prefix::exact(F::Addr::from_number(dst), len as u8)
+                && self.tables.keys().any(|t| self.unlisted.contains(&(*t, p)))
+            {
+                *self.listed.entry((p, metric as u32)).or_default() += 1;
+            }
+        }
+    }
+
+    /// The list is over. IPv6 dumps show a multipath route where they meet its first member and go on behind its last one:
+    /// what stands between is left out (`fib6_dump_node`). What is listed and not shown is such a route; returns whether
+    /// there is any that was not known.
+    pub(super) fn list_end(&mut self, ctx: &Ctx) -> bool {
+        let mut new = false;
+        for (table, p) in std::mem::take(&mut self.unlisted) {
+            let own = self.aliases(ctx, table, p);
+            let metrics: BTreeSet<u32> = own.iter().filter(|a| members(ctx, a) > 1).map(|a| a.metric).collect();
+            let fits = metrics.into_iter().all(|metric| {
+                let known: usize = self
+                    .tables
+                    .keys()
+                    .flat_map(|t| self.aliases(ctx, *t, p))
+                    .filter(|a| a.metric == metric)
+                    .map(|a| members(ctx, &a).max(1))
+                    .sum();
+                self.listed.get(&(p, metric)).copied().unwrap_or(0) == known
+            });
+            if fits {
+                self.reveal(table, p);
+            } else if self.hidden.insert((table, p)) {
+                new = true;
+                self.touch(table, p);
+            }
+        }
+        self.list_begin();
+        new
+    }
+
+    fn reveal(&mut self, table: u32, p: Prefix<F>) {
+        if self.hidden.remove(&(table, p)) {
+            self.touch(table, p);
+        }
+    }
+
+    fn touch(&mut self, table: u32, p: Prefix<F>) {
+        if let Some(t) = self.tables.get_mut(&table)
+            && let Some(i) = t.find(p)
+        {
+            t.mark(i);
+        }
     }
 
     /// A fence that was sent after `epoch` dumps had ended has come back.
@@ -489,6 +600,14 @@ impl<F: MirrorFamily> Routes<F> {
             }
         }
         None
+    }
+}
+
+/// Members of an inline set.
+fn members(ctx: &Ctx, a: &Alias) -> usize {
+    match ctx.sets.get(a.nh) {
+        NhSet::Inline(h) => h.len(),
+        NhSet::Object(_) => 1,
     }
 }
 

@@ -55,7 +55,8 @@ pub fn push_attr(b: &mut Vec<u8>, kind: u16, data: &[u8]) {
     b.resize(b.len().next_multiple_of(4), 0);
 }
 
-/// The dump requests of a kind, one for each family that it comes in, fit for `NETLINK_GET_STRICT_CHK`.
+/// The dump requests of a kind, one for each family that it comes in, fit for `NETLINK_GET_STRICT_CHK`. None for the one kind
+/// that is read from a file.
 pub fn dump(kind: DumpKind) -> Vec<Vec<u8>> {
     let (message, len, families): (u16, usize, &[u8]) = match kind {
         DumpKind::Link => (rtm::GETLINK, 16, &[0]),
@@ -65,8 +66,11 @@ pub fn dump(kind: DumpKind) -> Vec<Vec<u8>> {
         DumpKind::Neigh => (rtm::GETNEIGH, 12, &[AF_INET, AF_INET6]),
         DumpKind::Rule => (rtm::GETRULE, 12, &[AF_INET, AF_INET6]),
         DumpKind::Route4 => (rtm::GETROUTE, 12, &[AF_INET]),
-        DumpKind::Route6 => (rtm::GETROUTE, 12, &[AF_INET6]),
+        DumpKind::Route6 | DumpKind::List6 => (rtm::GETROUTE, 12, &[AF_INET6]),
     };
+    if kind == DumpKind::List6 {
+        return Vec::new();
+    }
     families
         .iter()
         .map(|f| {

@@ -3,6 +3,7 @@
 //!
 //! `VIRGA_SEED` repeats a run, `VIRGA_COMMANDS` says how many commands it is.
 
+mod facts;
 mod kernel;
 mod random;
 
@@ -17,9 +18,17 @@ fn main() {
     }
     let trial = |name: &str, f: fn() -> Result<(), Failed>| Trial::test(name, f);
     let mut args = args;
-    // One network namespace for all.
+    // On this thread, which goes into a network namespace of its own for each.
     args.test_threads = Some(1);
-    libtest_mimic::run(&args, vec![trial("random_commands", random::commands)]).exit();
+    let mut all = vec![trial("random_commands", random::commands)];
+    all.extend(facts::ALL.iter().map(|(name, f)| {
+        Trial::test(*name, || {
+            // SAFETY: no descriptor table is unshared.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+            Ok(f()?)
+        })
+    }));
+    libtest_mimic::run(&args, all).exit();
 }
 
 /// Into namespaces of our own, before any thread starts: the kernel removes everything with us.

@@ -44,6 +44,8 @@ impl Rng {
 /// What is done to the kernel.
 enum Command {
     Request(Vec<u8>),
+    /// Several, of which some may be refused.
+    Requests(Vec<Vec<u8>>),
     Write(String, &'static str),
 }
 
@@ -53,22 +55,24 @@ struct World {
     log: VecDeque<String>,
     done: usize,
     refused: usize,
+    /// `disable_ipv6` was written, which the core polls and the mirror is told.
+    switched: bool,
 }
 
-fn v(n: u32) -> u32 {
+pub fn v(n: u32) -> u32 {
     // Indexes are chosen by us, so that they stay when a pair is made again.
     100 + n
 }
 
-fn p(n: u32) -> u32 {
+pub fn p(n: u32) -> u32 {
     200 + n
 }
 
-fn gw4(n: u32, host: u8) -> IpAddr {
+pub fn gw4(n: u32, host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, n as u8, host).into()
 }
 
-fn gw6(n: u32, host: u16) -> IpAddr {
+pub fn gw6(n: u32, host: u16) -> IpAddr {
     Ipv6Addr::new(0x2001, 0xdb8, n as u16, 0, 0, 0, 0, host).into()
 }
 
@@ -79,7 +83,7 @@ fn octets(a: IpAddr) -> Vec<u8> {
     }
 }
 
-fn nest(parts: &[(u16, &[u8])]) -> Vec<u8> {
+pub fn nest(parts: &[(u16, &[u8])]) -> Vec<u8> {
     let mut b = Vec::new();
     for (k, d) in parts {
         push_attr(&mut b, *k, d);
@@ -87,7 +91,7 @@ fn nest(parts: &[(u16, &[u8])]) -> Vec<u8> {
     b
 }
 
-fn veth(n: u32) -> Vec<u8> {
+pub fn veth(n: u32) -> Vec<u8> {
     let mut peer = [0u8; 16].to_vec();
     peer[4..8].copy_from_slice(&p(n).to_ne_bytes());
     push_attr(&mut peer, 3, format!("p{n}\0").as_bytes());
@@ -101,7 +105,7 @@ fn veth(n: u32) -> Vec<u8> {
         .done()
 }
 
-fn link(ifindex: u32, up: Option<bool>) -> Builder {
+pub fn link(ifindex: u32, up: Option<bool>) -> Builder {
     let mut fixed = [0; 16];
     fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
     if let Some(up) = up {
@@ -111,7 +115,7 @@ fn link(ifindex: u32, up: Option<bool>) -> Builder {
     Builder::new(rtm::NEWLINK, 0, &fixed)
 }
 
-fn addr(kind: u16, flags: u16, ifindex: u32, a: IpAddr, len: u8) -> Vec<u8> {
+pub fn addr(kind: u16, flags: u16, ifindex: u32, a: IpAddr, len: u8) -> Vec<u8> {
     let mut fixed = [0; 8];
     fixed[0] = if a.is_ipv4() { AF_INET } else { AF_INET6 };
     fixed[1] = len;
@@ -282,6 +286,16 @@ impl World {
         match self.rng.below(100) {
             0..35 => self.route(false),
             35..60 => self.route(true),
+            60 if self.rng.one_in(3) => {
+                // A device without addresses, up, while its link comes and goes.
+                let mut all: Vec<_> = [(gw4(n, 1), 24), (gw4(n, 10), 24), (gw4(0, 1), 32), (gw4(n, 1), 32)]
+                    .into_iter()
+                    .map(|(a, len)| addr(rtm::DELADDR, 0, v(n), a, len))
+                    .collect();
+                all.push(link(v(n), Some(true)).done());
+                all.push(link(p(n), Some(self.rng.one_in(2))).done());
+                (format!("no IPv4 addresses on {}, link of {}", v(n), p(n)), Command::Requests(all))
+            }
             60..68 => {
                 let (a, len) = self.rng.pick(&[(gw4(n, 1), 24), (gw4(n, 10), 24), (gw4(0, 1), 32), (gw4(n, 1), 32)]);
                 if self.rng.one_in(2) {
@@ -355,6 +369,8 @@ impl World {
                     ("ipv6", "forwarding"),
                     ("ipv6", "ignore_routes_with_linkdown"),
                     ("ipv6", "keep_addr_on_down"),
+                    ("ipv6", "disable_ipv6"),
+                    ("ipv6", "disable_ipv6"),
                 ]);
                 let dev = if self.rng.one_in(4) { "all".into() } else { format!("v{n}") };
                 let on = self.rng.pick(&["0", "1"]);
@@ -382,9 +398,16 @@ impl World {
         let (text, c) = self.command();
         let errno = match c {
             Command::Request(m) => self.kernel.request(m)?,
+            Command::Requests(all) => {
+                for m in all {
+                    self.kernel.request(m)?;
+                }
+                0
+            }
             // Absent with its device, for one.
             Command::Write(path, value) => std::fs::write(path, value).map_or(1, |()| 0),
         };
+        self.switched |= text.contains("disable_ipv6");
         self.log.push_back(format!("{}: {text} -> {errno}", self.done));
         if self.log.len() > 120 {
             self.log.pop_front();
@@ -522,7 +545,7 @@ pub fn commands() -> Result<(), Failed> {
     let count = number("VIRGA_COMMANDS").unwrap_or(COMMANDS as u64) as usize;
     println!("seed {seed}, {count} commands");
     let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut w = World { kernel: Kernel::open()?, rng, log: VecDeque::new(), done: 0, refused: 0 };
+    let mut w = World { kernel: Kernel::open()?, rng, log: VecDeque::new(), done: 0, refused: 0, switched: false };
     w.setup()?;
     let mut m = w.kernel.fresh()?;
     let epoch = m.epoch();
@@ -546,6 +569,9 @@ pub fn commands() -> Result<(), Failed> {
         loop {
             let news = w.kernel.news()?;
             feed(&mut w.rng, &mut m, news);
+            if std::mem::take(&mut w.switched) {
+                m.ipv6_switched();
+            }
             attend(&mut w, &mut m, &mut tally)?;
             let fresh = w.kernel.fresh()?;
             let diff = m.diff(&fresh, 10);

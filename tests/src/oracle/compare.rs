@@ -4,7 +4,6 @@
 //! ND, MLD, IGMP) is a set of (port, kind, target) in which [`explained`] lists what one side alone may say.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 
 use anyhow::Result;
 
@@ -137,17 +136,15 @@ pub fn tally(done: &Done, sends: &BTreeMap<u32, &Send>) -> (usize, usize) {
     data.fold((0, 0), |(n, p), f| (n + 1, p + usize::from(passed_on(f, sends))))
 }
 
-/// How many answers of a kind that the kernel limits by time each source has had, from the scenario's beginning.
-pub type Limited = BTreeMap<IpAddr, BTreeSet<u32>>;
-
-/// Compares one step in two worlds. `snapshots` is called where only the configuration can tell.
+/// Compares one step in two worlds. `sends` and `passed` are all injected frames up to now, and which of them were passed on in
+/// either world; `snapshots` is called where only the configuration can tell.
 ///
 /// # Errors
 /// The configuration can't be read.
 pub fn compare(
     done: &[Done; 2],
     sends: &BTreeMap<u32, &Send>,
-    limited: &mut Limited,
+    passed: &mut BTreeSet<u32>,
     snapshots: impl FnOnce() -> Result<[Snapshot; 2]>,
 ) -> Result<Vec<Difference>> {
     let mut out = Vec::new();
@@ -179,12 +176,8 @@ pub fn compare(
             by_id.entry(marker(&f)).or_default()[side].push((port, f.clone()));
         }
     }
-    for f in done.iter().flat_map(|d| d.left.iter().flatten()) {
-        if let Some(s) = origin(f, sends).filter(|s| no_route(f, s))
-            && let Some((from, _)) = addresses(&s.bytes)
-        {
-            limited.entry(from).or_default().insert(s.id);
-        }
+    for f in done.iter().flat_map(|d| d.left.iter().flatten()).filter(|f| passed_on(f, sends)) {
+        passed.extend(origin(f, sends).map(|s| s.id));
     }
     talk.iter_mut().for_each(|t| t.retain(|(_, c)| !timed(c)));
     let alone: Vec<(usize, usize, Chatter)> = (0..2)
@@ -196,7 +189,7 @@ pub fn compare(
     let snaps = snapshots()?;
     for (id, [first, second]) in by_id {
         let sent = id.and_then(|i| sends.get(&i).copied());
-        if !spent(limited, sent, &first, &second) && !multipath(&snaps[0], sent, &first, &second) {
+        if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps[0], sent, &first, &second) {
             out.push(Difference::Frames { id, first, second });
         }
     }
@@ -277,13 +270,20 @@ fn no_route(f: &[u8], s: &Send) -> bool {
         && f.get(at + 36).is_some_and(|ttl| s.bytes.get(sent + 8) == Some(ttl))
 }
 
-/// Whether one world alone answered, and to a source that had so many answers that the kernel may have stopped.
-fn spent(limited: &Limited, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
+/// Whether one world alone answered so, to a source that had sent so much that may be answered so (answered or not: each use
+/// of the limit counts) that the kernel may have stopped.
+fn spent(
+    sends: &BTreeMap<u32, &Send>,
+    passed: &BTreeSet<u32>,
+    sent: Option<&Send>,
+    first: &[(usize, Vec<u8>)],
+    second: &[(usize, Vec<u8>)],
+) -> bool {
     let Some(s) = sent else { return false };
     let [(_, only)] = (if first.is_empty() { second } else { first }) else { return false };
-    first.is_empty() != second.is_empty()
-        && no_route(only, s)
-        && addresses(&s.bytes).and_then(|(from, _)| limited.get(&from)).is_some_and(|n| n.len() > BURST)
+    let from = |s: &Send| addresses(&s.bytes).map(|(from, _)| from);
+    let before = sends.range(..=s.id).filter(|(id, o)| from(o) == from(s) && !passed.contains(id)).count();
+    first.is_empty() != second.is_empty() && no_route(only, s) && before > BURST
 }
 
 /// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.

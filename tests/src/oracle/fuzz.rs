@@ -53,6 +53,8 @@ const PREFIXES4: &[&str] = &[
     "169.254.0.0/16",
     "10.0.0.0/16",
     "10.0.3.0/24",
+    "10.5.0.0/24",
+    "10.0.1.77/32",
 ];
 
 /// Destinations (and sources) in and beside them.
@@ -82,6 +84,11 @@ const ADDRESSES4: &[&str] = &[
     "10.0.2.0",
     "10.0.2.255",
     "10.0.9.9",
+    "10.5.0.9",
+    "10.0.1.77",
+    "10.77.2.9",
+    "0.1.2.3",
+    "172.16.1.0",
 ];
 
 const PREFIXES6: &[&str] = &[
@@ -119,6 +126,29 @@ const ADDRESSES6: &[&str] = &[
     "2001:db8:1::",
     "2001:db8:2::",
     "2001:db8:2::ffff",
+    "2001:db8:77::9",
+    "2001:db8:7::1",
+];
+
+/// What the kernel refuses, whatever else is configured.
+const NONSENSE: &[&str] = &[
+    "ip route add 10.9.8.7/24 dev swp1",
+    "ip route add 10.9.0.0/16 via 203.0.113.9",
+    "ip route add 10.9.0.0/16 dev nosuch",
+    "ip route add 10.9.0.0/16 via 10.77.1.9 onlink",
+    "ip route add 300.0.0.0/8 dev swp1",
+    "ip -6 route add 2001:db8:9::/48 via 10.0.1.2",
+    "ip -6 route add 2001:db8:9::/48 via fe80::9",
+    "ip route add 10.9.0.0/16 nexthop via 10.0.1.2 nexthop via 203.0.113.9",
+    "ip route add 10.9.0.0/16 via 10.0.1.2 dev swp1 scope host",
+    "ip addr add 10.0.1.1/33 dev swp1",
+    "ip addr add 224.0.0.5/24 dev swp1",
+    "ip addr add ff02::5/64 dev swp1",
+    "ip link set nosuch up",
+    "ip link set swp1 mtu 0",
+    "ip neigh add 10.0.1.2 lladdr 02:00 dev swp1",
+    "ip route add 10.9.0.0/16 nhid 77",
+    "sysctl net.ipv4.conf.nosuch.forwarding=1",
 ];
 
 struct Gen {
@@ -151,7 +181,9 @@ impl Gen {
 
     fn hop4(&mut self) -> String {
         let p = self.port();
-        match self.r.below(12) {
+        match self.r.below(14) {
+            12 => format!("via 10.0.{p}.{} dev swp{p}", self.r.pick(&[1, 77])),
+            13 => format!("via 10.5.0.9 dev swp{p}"),
             0 => format!("dev swp{p}"),
             1 => format!("via inet6 2001:db8:{p}::{} dev swp{p}", 2 + self.r.below(3)),
             2 => format!("via 10.77.{p}.9 dev swp{p} onlink"),
@@ -162,7 +194,8 @@ impl Gen {
     }
     fn hop6(&mut self) -> String {
         let p = self.port();
-        match self.r.below(8) {
+        match self.r.below(9) {
+            8 => format!("via 2001:db8:77::9 dev swp{p} onlink"),
             0 => format!("dev swp{p}"),
             1 => format!("via fe80::{p}:2 dev swp{p}"),
             2 => format!("via 2001:db8:{p}::5 dev swp{p}"),
@@ -189,6 +222,9 @@ impl Gen {
         }
         if self.r.chance(10) {
             tail += " proto bgp";
+        }
+        if self.r.chance(5) && !six {
+            tail += &format!(" src 10.0.{}.{}", self.port(), self.r.pick(&[1, 1, 77]));
         }
         let verb =
             self.r.pick(&["add", "add", "replace", "replace", "replace", "append", "prepend", "del", "del", "change"]);
@@ -223,7 +259,30 @@ impl Gen {
     fn command(&mut self) -> String {
         let p = self.port();
         let on = self.r.below(2);
-        match self.r.below(100) {
+        match self.r.below(124) {
+            100..103 => {
+                let verb = self.r.pick(&["replace", "replace", "del"]);
+                format!("ip route {verb} 10.5.0.0/24 dev swp{p} scope host")
+            }
+            103..107 => {
+                let a = self.r.pick(&["10.9.8.1", "10.9.0.1", "10.5.0.9", "10.77.2.9", "198.51.100.9", "10.0.1.77"]);
+                format!("ip neigh replace {a} lladdr {} dev swp{p} nud permanent", host_mac(p, 7))
+            }
+            107..109 => format!("sysctl net.ipv4.conf.swp{p}.proxy_arp={on}"),
+            109 if self.v6 => format!("sysctl net.ipv6.conf.swp{p}.proxy_ndp={on}"),
+            109 => format!("ip neigh replace proxy 10.9.8.1 dev swp{p}"),
+            110 => format!("ip neigh replace proxy 2001:db8:9::1 dev swp{p}"),
+            111 => format!("sysctl net.ipv6.conf.swp{p}.keep_addr_on_down={on}"),
+            112 => format!("sysctl net.ipv4.conf.swp{p}.promote_secondaries={on}"),
+            113 => format!("sysctl net.ipv4.conf.swp{p}.bc_forwarding={on}"),
+            114 => format!("ip link set swp{p} address 02:00:00:00:00:{:02x}", self.r.pick(&[p, p + 16])),
+            115 => format!("ip nexthop replace id 10 group {}", self.r.pick(&["1", "2", "1/2", "1,3/2"])),
+            116 => format!("ip route replace {} nhid 10", self.r.pick(PREFIXES4)),
+            117..119 if self.r.chance(30) => format!("answer {p} 10.0.{p}.5\nip neigh del 10.0.{p}.5 dev swp{p}"),
+            117..119 => format!("answer {p} 10.0.{p}.5 h5"),
+            119 if self.v6 => format!("answer {p} 2001:db8:{p}::5 h5"),
+            119..122 => self.r.pick(NONSENSE).to_owned(),
+            122..124 => "agent restart".to_owned(),
             0..50 => self.route(),
             50..54 => {
                 let verb = self.r.pick(&["add", "del"]);
@@ -300,7 +359,8 @@ impl Gen {
             98..99 => {
                 format!("ip nexthop replace id {} via 10.0.{p}.{} dev swp{p}", 1 + self.r.below(2), 2 + self.r.below(3))
             }
-            _ => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), 1 + self.r.below(2)),
+            99 => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), 1 + self.r.below(2)),
+            _ => self.route(),
         }
     }
 
@@ -309,8 +369,12 @@ impl Gen {
         let six = self.v6 && self.r.chance(45);
         if self.r.chance(3) {
             let other = self.port();
+            let target = match self.r.below(4) {
+                0 => self.r.pick(ADDRESSES4).to_owned(),
+                _ => format!("10.0.{other}.1"),
+            };
             return format!(
-                "{p}: arp {} 10.0.{p}.{}>10.0.{other}.1",
+                "{p}: arp {} 10.0.{p}.{}>{target}",
                 self.r.pick(&["req", "req", "rep"]),
                 2 + self.r.below(3)
             );
@@ -420,7 +484,10 @@ pub fn case(seed: u64) -> Scenario {
         // Invalid commands are welcome: both worlds must refuse them alike.
         for _ in 0..g.r.below(if calm { 4 } else { 9 }) {
             let c = g.command();
-            lines.push(if c.starts_with("link ") { c } else { format!("? {c}") });
+            for c in c.lines() {
+                let world = ["link ", "answer ", "agent "].iter().any(|w| c.starts_with(w));
+                lines.push(if world { c.to_owned() } else { format!("? {c}") });
+            }
         }
         let mut frames = Vec::new();
         for _ in 0..8 + g.r.below(30) {

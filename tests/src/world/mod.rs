@@ -244,6 +244,17 @@ impl World {
                 self.answers.extend(mac.map(|m| (*port, *addr, m)));
                 Ok(said)
             }
+            Action::Agent { stop, start } => {
+                if let Some(v) = self.switch.as_mut().filter(|_| self.kind == Kind::Virga) {
+                    if *stop {
+                        v.stop_agent();
+                    }
+                    if *start {
+                        v.start_agent(&self.sw)?;
+                    }
+                }
+                Ok(said)
+            }
             Action::Link { port, up } => {
                 // What is on its way must not be lost to the change in one world and not in the other.
                 self.quiesce()?;

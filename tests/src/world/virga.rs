@@ -97,21 +97,46 @@ impl Virga {
         if !agent {
             return Ok(v);
         }
-        let mut c = Command::new(programs.folder.join("virgad"));
-        c.arg("--config").arg(&config).args(["--chip", &chip_socket]);
-        v.agent = Some(sw.enter(|| spawn(&mut c, &folder.join("agent.log")))??);
-        while !agent_socket.exists() {
-            if let Some(a) = &mut v.agent
+        v.start_agent(sw)?;
+        Ok(v)
+    }
+
+    /// Starts the agent and waits until it answers, if none is running.
+    ///
+    /// # Errors
+    /// What went wrong, with the ends of the logs.
+    pub fn start_agent(&mut self, sw: &NetNs) -> Result<()> {
+        if self.agent.is_some() {
+            return Ok(());
+        }
+        let socket = self.folder.join("virgad.sock");
+        let mut c = Command::new(self.programs.folder.join("virgad"));
+        let chip = format!("unix:{}", self.folder.join("asic.sock").display());
+        c.arg("--config").arg(self.folder.join("virga.toml")).args(["--chip", &chip]);
+        let log = self.folder.join("agent.log");
+        self.agent = Some(sw.enter(|| spawn(&mut c, &log))??);
+        let until = Instant::now() + PATIENCE;
+        while !socket.exists() {
+            if let Some(a) = &mut self.agent
                 && let Some(status) = a.try_wait()?
             {
-                bail!("virgad ended ({status}){}", v.log());
+                bail!("virgad ended ({status}){}", self.log());
             }
             if Instant::now() > until {
-                bail!("virgad did not open its socket{}", v.log());
+                bail!("virgad did not open its socket{}", self.log());
             }
             std::thread::sleep(Duration::from_millis(2));
         }
-        Ok(v)
+        Ok(())
+    }
+
+    /// Kills the agent, without a warning.
+    pub fn stop_agent(&mut self) {
+        if let Some(mut a) = self.agent.take() {
+            let _ = a.kill();
+            let _ = a.wait();
+        }
+        let _ = fs::remove_file(self.folder.join("virgad.sock"));
     }
 
     fn ask(&self, sw: &NetNs, args: &[&str]) -> Result<(bool, String)> {
