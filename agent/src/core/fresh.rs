@@ -18,13 +18,15 @@ use crate::compile::group::IFF_UP;
 use crate::compile::neigh::nud;
 use crate::input::Output;
 use crate::mirror::{Neigh, NhSet};
-use crate::netlink::build::Builder;
+use crate::netlink::build::{Builder, push_attr};
 
 /// `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netlink.h`
 const RTM_NEWNEIGH: u16 = 28;
+const NLM_F_REPLACE: u16 = 0x100;
 const NLM_F_EXCL: u16 = 0x200;
 const NLM_F_CREATE: u16 = 0x400;
 const NDA_DST: u16 = 1;
+const NDA_LLADDR: u16 = 2;
 const NDA_PROTOCOL: u16 = 12;
 const NDA_FLAGS_EXT: u16 = 15;
 const NTF_USE: u8 = 0x01;
@@ -66,6 +68,8 @@ pub(super) struct Fresh {
     queue: VecDeque<Vec<u8>>,
     waiting: BTreeMap<u64, (Nanos, Key)>,
     probed: BTreeMap<Key, Nanos>,
+    /// When each neighbour was last asked for, whatever for.
+    recent: BTreeMap<Key, Nanos>,
     /// Requests that may go out now, in thousandths.
     tokens: u64,
     /// When that was last counted; `None` before the first time.
@@ -241,6 +245,26 @@ impl Core {
         self.fresh.queue.push_back(message(k, ask));
     }
 
+    /// A neighbour that was made static just before a request of ours reached the kernel has become dynamic by it: it is made
+    /// static again.
+    pub(super) fn restore(&mut self, k: Key, was: &Neigh) {
+        let Some(mac) = was.mac.filter(|_| self.fresh.recent.get(&k).is_some_and(|at| self.now < at + PATIENCE)) else {
+            return;
+        };
+        tracing::info!(
+            "neighbour {} on device {} became static while it was asked for, and is made so again",
+            k.1,
+            k.0
+        );
+        let mut m = message(k, Ask { flags: was.flags & NTF_EXT_LEARNED, ..Ask::default() });
+        m[6..8].copy_from_slice(&NLM_F_REPLACE.to_ne_bytes());
+        m[24..26].copy_from_slice(&was.state.to_ne_bytes());
+        push_attr(&mut m, NDA_LLADDR, &mac.0);
+        let len = m.len() as u32;
+        m[..4].copy_from_slice(&len.to_ne_bytes());
+        self.fresh.queue.push_front(m);
+    }
+
     /// Have the kernel manage each gateway in use that it does not.
     fn hold_gateways(&mut self) {
         let mut ask = Vec::new();
@@ -293,7 +317,9 @@ impl Core {
         {
             self.fresh.tokens -= 1000;
             let id = self.id();
-            self.fresh.waiting.insert(id, (self.now, key_of(&message)));
+            let key = key_of(&message);
+            self.fresh.recent.insert(key, self.now);
+            self.fresh.waiting.insert(id, (self.now, key));
             self.out.push_back(Output::Request { id, message });
         }
     }
@@ -342,6 +368,7 @@ impl Core {
         self.fresh.asking = false;
         let now = self.now;
         self.fresh.probed.retain(|_, at| now < *at + 60 * SECOND);
+        self.fresh.recent.retain(|_, at| now < *at + PATIENCE);
     }
 }
 

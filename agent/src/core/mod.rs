@@ -309,6 +309,9 @@ impl Core {
             self.program.neigh6.touch(NeighKey { rif: RifId(i), addr });
             self.fresh.neigh_changed(i, addr.into());
         }
+        for (i, addr, was) in d.usurped {
+            self.restore((i, addr), &was);
+        }
         for nh in d.sets_gone {
             self.program.ids.set_gone(nh);
         }

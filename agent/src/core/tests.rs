@@ -733,6 +733,36 @@ fn gateways_in_use_are_managed_and_let_go() {
 }
 
 #[test]
+fn a_neighbour_that_became_static_while_it_was_asked_for_stays_static() {
+    let mut lab = Lab::new(profile());
+    a_few_routes(&mut lab);
+    let entry = |state: u16, ext: u32| {
+        let mut head = vec![2, 0, 0, 0];
+        head.extend(12u32.to_ne_bytes());
+        head.extend(state.to_ne_bytes());
+        head.extend([0, 1]);
+        Builder::new(28, 0, &head).addr(1, Ipv4Addr::new(10, 200, 12, 3).into()).attr(2, &mac(7).0).u32(15, ext).done()
+    };
+    let before = lab.requests.len();
+    lab.news(entry(0x80, 0));
+    lab.news(entry(0x01, 1));
+    lab.settle();
+    let m = &lab.requests[before..];
+    assert_eq!(m.len(), 1, "{m:?}");
+    assert_eq!((&m[0][24..26], &m[0][6..8]), (&[0x80, 0][..], &[0, 1][..]), "NUD_PERMANENT, NLM_F_REPLACE");
+    assert!(m[0].windows(6).any(|w| w == mac(7).0));
+    // An hour later it is the operator's own doing.
+    lab.now += 3600 * SECOND;
+    lab.input(Input::Tick);
+    lab.news(entry(0x80, 0));
+    lab.settle();
+    let before = lab.requests.len();
+    lab.news(entry(0x01, 0));
+    lab.settle();
+    assert!(!lab.requests[before..].iter().any(|m| m[24..26] == [0x80, 0]));
+}
+
+#[test]
 fn an_audit_finds_and_repairs_what_the_chip_lost() {
     let mut lab = Lab::new(profile());
     a_few_routes(&mut lab);

@@ -51,7 +51,10 @@ const IFF_LOOPBACK: u32 = 8;
 const IFF_RUNNING: u32 = 0x40;
 const IFF_NOARP: u32 = 0x80;
 const IFF_LOWER_UP: u32 = 0x1_0000;
-/// `NUD_NOARP`, `NTF_PROXY` (`linux/neighbour.h`).
+/// `NUD_*`, `NTF_PROXY`, `NTF_EXT_MANAGED` (`linux/neighbour.h`).
+const NUD_INCOMPLETE: u16 = 0x01;
+const NUD_PERMANENT: u16 = 0x80;
+const NTF_EXT_MANAGED: u32 = 1;
 const NUD_NOARP: u16 = 0x40;
 const NTF_PROXY: u8 = 8;
 
@@ -70,6 +73,8 @@ pub struct Dirt {
     pub neighs4: BTreeSet<(u32, Ipv4Addr)>,
     /// IPv6 neighbours that came, went or changed: device and address.
     pub neighs6: BTreeSet<(u32, Ipv6Addr)>,
+    /// Static neighbours that a request to resolve them has made dynamic, as they were before.
+    pub usurped: Vec<(u32, IpAddr, Neigh)>,
     /// Next-hop sets that are new, or whose members died or came back.
     pub sets: Vec<NhRef>,
     /// Next-hop sets without a route; their numbers may come again with other contents.
@@ -842,6 +847,17 @@ impl Mirror {
     }
 
     fn neigh_new(&mut self, i: u32, a: IpAddr, n: Neigh) {
+        let old = match a {
+            IpAddr::V4(a) => self.n4.get(&(i, a)),
+            IpAddr::V6(a) => self.n6.get(&(i, a)),
+        };
+        // The kernel takes NUD_PERMANENT away from what it is asked to use or manage; an operator's own change never leads there.
+        let asked = |n: &Neigh| {
+            n.state & NUD_PERMANENT == 0 && (n.flags_ext & NTF_EXT_MANAGED != 0 || n.state <= NUD_INCOMPLETE)
+        };
+        if let Some(o) = old.filter(|o| o.state & NUD_PERMANENT != 0 && o.mac.is_some() && asked(&n)) {
+            self.dirt.usurped.push((i, a, o.clone()));
+        }
         match a {
             IpAddr::V4(a) => {
                 if self.n4.insert((i, a), n.clone()).as_ref() != Some(&n) {
