@@ -56,6 +56,8 @@ pub struct Snapshot {
     neighbours: Vec<Neighbour>,
     macs: Vec<(usize, Mac)>,
     use_neigh: bool,
+    /// Prefixes of scope host, own addresses among them, now or earlier.
+    narrow: Vec<(IpAddr, u8)>,
 }
 
 fn port(v: &Value) -> usize {
@@ -126,6 +128,26 @@ impl Snapshot {
         self.gateways.push(a);
     }
 
+    /// Counts what a command line adds among the prefixes of scope host: an own address, or a route of that scope.
+    pub fn add_narrow(&mut self, line: &str) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if !(line.contains(" addr add ") || line.contains(" scope host")) {
+            return;
+        }
+        let prefixes = words.iter().filter_map(|w| {
+            let (a, len) = w.split_once('/')?;
+            Some((a.parse().ok()?, len.parse().ok()?))
+        });
+        let own = line.contains(" addr add ");
+        self.narrow.extend(prefixes.map(|(a, len): (IpAddr, u8)| (a, if own { 32 } else { len })));
+    }
+
+    /// Whether the kernel may send to the destination itself instead of that gateway: it is, or was when the route may have been
+    /// made, under a prefix of scope host.
+    fn skipped(&self, gateway: IpAddr) -> bool {
+        gateway.is_ipv4() && self.narrow.iter().any(|(a, len)| covers(*a, *len, gateway))
+    }
+
     /// Whether any route has that gateway.
     pub fn gateway(&self, a: IpAddr) -> bool {
         self.gateways.contains(&a)
@@ -133,7 +155,10 @@ impl Snapshot {
 
     /// Whether `a` may be asked for on a port because a multipath route has a member there that leads to it.
     pub fn choice(&self, port: usize, a: IpAddr) -> bool {
-        let leads = |r: &Route, h: &Hop| h.port == port && h.via.map_or(covers(r.addr, r.len, a), |g| g == a);
+        let leads = |r: &Route, h: &Hop| {
+            let itself = h.via.is_none_or(|g| self.skipped(g)) && covers(r.addr, r.len, a);
+            h.port == port && (itself || h.via == Some(a))
+        };
         self.routes.iter().any(|r| r.hops.len() > 1 && r.hops.iter().any(|h| leads(r, h)))
     }
 
@@ -150,8 +175,17 @@ impl Snapshot {
             .filter(|r| covers(r.addr, r.len, d))
             .min_by_key(|r| (std::cmp::Reverse(r.len), r.metric));
         let Some(best) = best else { return Vec::new() };
-        let all: Vec<Member> = best
+        // A gateway that the kernel may skip counts twice: itself, and the destination in its place.
+        let hops: Vec<Hop> = best
             .hops
+            .iter()
+            .flat_map(|h| {
+                let may = best.hops.len() > 1 && h.via.is_some_and(|g| self.skipped(g));
+                let skip = may.then(|| Hop { via: None, ..h.clone() });
+                std::iter::once(h.clone()).chain(skip)
+            })
+            .collect();
+        let all: Vec<Member> = hops
             .iter()
             .map(|h| {
                 let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
@@ -162,7 +196,7 @@ impl Snapshot {
         // With fib_multipath_use_neigh the kernel passes over members that have failed, while there are others.
         let bad = |(m, h): &(&Member, &Hop)| m.mac.is_none() && self.neighbour(h.port, h.via.unwrap_or(d)).is_some();
         if self.use_neigh && d.is_ipv4() {
-            let good: Vec<Member> = all.iter().zip(&best.hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
+            let good: Vec<Member> = all.iter().zip(&hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
             if !good.is_empty() && good.len() < all.len() {
                 // Doubled when alone, so that it still counts as a choice that was made.
                 return if good.len() == 1 { [good.clone(), good].concat() } else { good };

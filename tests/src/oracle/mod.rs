@@ -210,6 +210,7 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
             // A gateway is kept resolved for a moment longer than its route is there.
             for l in s.steps[..=n].iter().flat_map(|s| &s.actions) {
                 if let Action::Command { line, .. } = l {
+                    snap.add_narrow(line);
                     let words = line.split_whitespace().skip_while(|w| *w != "via").filter_map(|w| w.parse().ok());
                     words.for_each(|a| snap.add_gateway(a));
                 }
