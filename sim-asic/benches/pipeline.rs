@@ -188,8 +188,8 @@ fn frame6(buf: &mut [u8; 64], dst: u128) {
     buf[38..54].copy_from_slice(&dst.to_be_bytes());
 }
 
-/// Median nanoseconds a packet; `fill` writes the next frame.
-fn forward(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; 64])) {
+/// Nanoseconds a packet, by round, ascending; `fill` writes the next frame.
+fn rounds(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; 64])) -> Vec<f64> {
     let mut pool = vec![[0u8; 64]; POOL];
     let mut rounds = Vec::new();
     let mut missed = 0u64;
@@ -208,9 +208,31 @@ fn forward(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; 64]))
         missed += packets.iter().filter(|p| !matches!(p.verdict, Verdict::Forward { .. })).count() as u64;
     }
     rounds.sort_by(f64::total_cmp);
-    let at = |q: f64| rounds[(rounds.len() as f64 * q) as usize];
     assert_eq!(missed, 0, "{name}: every packet is to be forwarded");
-    println!("{name:<44} {:>8.1} Mpps {:>7.1} ns each (fastest tenth {:.1})", 1e3 / at(0.5), at(0.5), at(0.1));
+    rounds
+}
+
+fn at(rounds: &[f64], quantile: f64) -> f64 {
+    rounds[(rounds.len() as f64 * quantile) as usize]
+}
+
+/// Median nanoseconds a packet; `fill` writes the next frame.
+fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; 64])) {
+    let r = rounds(name, pipe, fill);
+    let (half, tenth) = (at(&r, 0.5), at(&r, 0.1));
+    println!("{name:<44} {:>8.1} Mpps {half:>7.1} ns each (fastest tenth {tenth:.1})", 1e3 / half);
+}
+
+/// The sum over workers that run at once on the same tables, each with its own frames.
+fn together<F: FnMut(&mut [u8; 64]) + Send>(name: &str, c: &SimChip, workers: usize, fill: impl Fn(usize) -> F) {
+    let pipes: Vec<_> = (0..workers).map(|w| (c.pipeline(), fill(w))).collect();
+    let each: Vec<_> = std::thread::scope(|s| {
+        let threads: Vec<_> =
+            pipes.into_iter().map(|(mut p, fill)| s.spawn(move || rounds(name, &mut p, fill))).collect();
+        threads.into_iter().map(|t| t.join().expect("a worker's figures")).collect()
+    });
+    let sum = |q| each.iter().map(|r| 1e3 / at(r, q)).sum::<f64>();
+    println!("{name:<44} {:>8.1} Mpps by {workers} workers (fastest tenth {:.1})", sum(0.5), sum(0.1));
 }
 
 /// Destinations within the prefixes, in random order.
@@ -256,6 +278,13 @@ fn main() {
             frame4(f, dsts[dsts.len() - 1 - i].to_bits(), dsts[i].to_bits());
         });
         forward("ipv4: one destination", &mut pipe, |f| frame4(f, src, dsts[0].to_bits()));
+        together("ipv4: 1 M random destinations", &c, 2, |w| {
+            let (dsts, mut i) = (&dsts, w * dsts.len() / 2);
+            move |f| {
+                i = (i + 1) % dsts.len();
+                frame4(f, src, dsts[i].to_bits());
+            }
+        });
         let key = RouteKey { vrf: VrfId(0), prefix: "10.8.0.0/16".parse().expect("a prefix") };
         set(&mut c, Record::Route4(key, Fwd::Group(GroupId(GROUPS))));
         forward("ipv4: four members, by hash", &mut pipe, |f| {

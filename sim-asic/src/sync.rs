@@ -110,6 +110,16 @@ impl Words64 {
     }
 }
 
+/// Bytes of a cache line.
+const LINE: usize = 64;
+
+impl Words64 {
+    /// The first word that begins a cache line.
+    pub fn first_line(&self) -> usize {
+        (self.0.as_ptr() as usize).wrapping_neg() % LINE / size_of::<u64>()
+    }
+}
+
 /// A counter with one writer.
 #[derive(Debug)]
 pub struct Counter(AtomicU64);

@@ -11,7 +11,7 @@ use sim_asic::{Packet, SimChip, Verdict};
 const PORTS: u32 = 4;
 const WORKERS: usize = 3;
 /// Changes that the writer makes.
-const CHANGES: u32 = 3_000;
+const CHANGES: u32 = 1_000;
 /// Destinations, each with a host route that comes and goes under a shorter one.
 const HOSTS: u32 = 8;
 

@@ -5,15 +5,23 @@
 use hal::{DropReason, TrapClass, Urpf};
 
 use super::parse::{ETH, Head};
-use super::resolve::{resolve, unicast};
+use super::resolve::{Way, resolve, unicast};
 use super::{Verdict, rewrite, trap};
 use crate::table::{Hop, Leaf, Tables};
 use crate::trace::{Note, Raw};
 
 /// The verdict on a parsed packet whose destination and source match these routes.
 #[inline(always)]
-pub(crate) fn forward(t: &Tables, h: &Head, dst: Leaf, src: Leaf, frame: &mut [u8], note: &mut impl Note) -> Verdict {
-    match checked(t, h, dst, src, frame, note) {
+pub(crate) fn forward(
+    t: &Tables,
+    h: &Head,
+    dst: Leaf,
+    src: Leaf,
+    frame: &mut [u8],
+    way: &mut Way,
+    note: &mut impl Note,
+) -> Verdict {
+    match checked(t, h, dst, src, frame, way, note) {
         Ok(v) | Err(v) => v,
     }
 }
@@ -25,6 +33,7 @@ fn checked(
     dst: Leaf,
     src: Leaf,
     frame: &mut [u8],
+    way: &mut Way,
     note: &mut impl Note,
 ) -> Result<Verdict, Verdict> {
     let hop = dst.hop();
@@ -52,7 +61,7 @@ fn checked(
     if h.ttl <= 1 {
         return trap(TrapClass::Ttl, note);
     }
-    let out = resolve(t, h, hop, frame, note)?;
+    let out = resolve(t, h, (dst, hop), frame, way, note)?;
     rewrite::packet(h, &out, frame);
     note.note(|| Raw::Forward(out.port));
     Ok(Verdict::Forward { port: out.port, len: ETH as u32 + h.len })

@@ -18,9 +18,10 @@ use hal::{DropReason, PortId, TableId, TrapClass};
 
 use crate::counters::{PortCells, WorkerCounters};
 use crate::sync::Reader;
-use crate::table::{Leaf, NODE, Rif, Tables};
+use crate::table::{Leaf, NODE, Rif, Tables, lpm6};
 use crate::trace::{Note, Raw};
 use parse::{Family, Head};
+use resolve::Way;
 use sample::Ring;
 
 /// What is to be done with a frame.
@@ -60,6 +61,22 @@ pub struct Pipeline {
     reader: Reader,
     counters: Arc<WorkerCounters>,
     samples: Arc<Ring>,
+    scratch: Box<Scratch>,
+}
+
+/// What is known of the frames of a chunk from one step to the next. Kept, so that no chunk has to clear it; a step reads
+/// of a frame only what an earlier one wrote for that chunk.
+#[derive(Debug)]
+struct Scratch {
+    heads: [Head; CHUNK],
+    todo4: [u8; CHUNK],
+    todo6: [u8; CHUNK],
+    live: [u8; CHUNK],
+    /// Cells that the lookups have come to.
+    dst: [u32; CHUNK],
+    src: [u32; CHUNK],
+    /// What is left of IPv6 destinations.
+    rest: [u128; CHUNK],
 }
 
 /// The port that frames come in by, looked up once for all that follow each other.
@@ -77,7 +94,16 @@ impl Ingress {
 
 impl Pipeline {
     pub(crate) fn new(tables: Arc<Tables>, reader: Reader, counters: Arc<WorkerCounters>, samples: Arc<Ring>) -> Self {
-        Pipeline { tables, reader, counters, samples }
+        let scratch = Scratch {
+            heads: [Head::default(); CHUNK],
+            todo4: [0; CHUNK],
+            todo6: [0; CHUNK],
+            live: [0; CHUNK],
+            dst: [0; CHUNK],
+            src: [0; CHUNK],
+            rest: [0; CHUNK],
+        };
+        Pipeline { tables, reader, counters, samples, scratch: Box::new(scratch) }
     }
     /// Where this worker counts; the pipeline's verdicts are already in it.
     pub fn counters(&self) -> &Arc<WorkerCounters> {
@@ -87,7 +113,7 @@ impl Pipeline {
     pub fn run(&mut self, batch: &mut [Packet<'_>]) {
         for chunk in batch.chunks_mut(CHUNK) {
             let pin = self.reader.pin();
-            let sample = chunk_verdicts(&self.tables, chunk);
+            let sample = chunk_verdicts(&self.tables, &mut self.scratch, chunk);
             drop(pin);
             if let Some((table, vrf, addr)) = sample {
                 self.samples.push(table, vrf, addr);
@@ -99,26 +125,29 @@ impl Pipeline {
     fn count(&self, chunk: &[Packet<'_>]) {
         let c = &*self.counters;
         for run in chunk.chunk_by(|a, b| a.port == b.port) {
-            let (mut rx, mut fwd, mut trapped, mut dropped) = ([0; 2], [0; 2], [0; 2], [0; 2]);
+            let (mut bytes, mut trapped, mut dropped) = (0, [0; 2], [0; 2]);
             let add = |to: &mut [u64; 2], bytes| {
                 to[0] += 1;
                 to[1] += bytes;
             };
             for p in run {
-                let bytes = p.frame.len() as u64;
-                add(&mut rx, bytes);
+                let len = p.frame.len() as u64;
+                bytes += len;
                 match p.verdict {
-                    Verdict::Forward { .. } => add(&mut fwd, bytes),
+                    Verdict::Forward { .. } => {}
                     Verdict::Trap(class) => {
-                        add(&mut trapped, bytes);
-                        c.traps[class as usize].add(1, bytes);
+                        add(&mut trapped, len);
+                        c.traps[class as usize].add(1, len);
                     }
                     Verdict::Drop(why) => {
-                        add(&mut dropped, bytes);
-                        c.drops[why as usize].add(1, bytes);
+                        add(&mut dropped, len);
+                        c.drops[why as usize].add(1, len);
                     }
                 }
             }
+            let rx = [run.len() as u64, bytes];
+            // What is neither trapped nor dropped.
+            let fwd = [rx[0] - trapped[0] - dropped[0], rx[1] - trapped[1] - dropped[1]];
             if let Some(PortCells { rx: r, forwarded: f, trapped: t, dropped: d, .. }) =
                 run.first().and_then(|p| c.port(p.port))
             {
@@ -143,77 +172,84 @@ pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut [u8
                 Family::V4 => (t.routes4.lookup(h.vrf, h.dst4), t.routes4.lookup(h.vrf, h.src4)),
                 Family::V6 => (t.routes6.lookup(h.vrf, parse::dst6(frame)), Leaf::NONE),
             };
-            decide::forward(t, &h, dst, src, frame, steps)
+            decide::forward(t, &h, dst, src, frame, &mut Way::default(), steps)
         }
     }
 }
 
 /// The verdicts of up to [`CHUNK`] frames. Returns one destination that was forwarded.
-fn chunk_verdicts(t: &Tables, chunk: &mut [Packet<'_>]) -> Option<(TableId, u32, u128)> {
-    let mut heads = [Head::default(); CHUNK];
-    let (mut todo4, mut n4) = ([0u8; CHUNK], 0);
-    let (mut todo6, mut n6) = ([0u8; CHUNK], 0);
+fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Option<(TableId, u32, u128)> {
+    let Scratch { heads, todo4, todo6, live, dst, src, rest } = s;
+    let (mut n4, mut n6) = (0, 0);
     let mut ingress = Ingress::of(t, chunk.first()?.port);
-    for (i, (p, h)) in chunk.iter_mut().zip(&mut heads).enumerate() {
+    for (i, (p, h)) in chunk.iter_mut().zip(heads.iter_mut()).enumerate() {
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);
         }
         match parse::frame(t.frame, ingress.rif.as_ref(), p.frame, &mut ()) {
             Err(v) => p.verdict = v,
             Ok(head) => {
+                // Without a branch that no one could foretell.
+                let six = usize::from(head.family == Family::V6);
+                todo4[n4] = i as u8;
+                todo6[n6] = i as u8;
+                n4 += 1 - six;
+                n6 += six;
                 *h = head;
-                let (todo, n) = if head.family == Family::V4 { (&mut todo4, &mut n4) } else { (&mut todo6, &mut n6) };
-                todo[*n] = i as u8;
-                *n += 1;
             }
         }
     }
-    let todo4 = &todo4[..n4];
-    let todo6 = &todo6[..n6];
     // Loads only, so that many are under way at once.
-    let (mut dst, mut src) = ([0u32; CHUNK], [0u32; CHUNK]);
-    for &i in todo4 {
+    for &i in &todo4[..n4] {
         let (i, h) = (usize::from(i), &heads[usize::from(i)]);
         dst[i] = t.routes4.start(h.vrf, h.dst4);
         src[i] = t.routes4.start(h.vrf, h.src4);
     }
-    if !todo6.is_empty() {
-        let mut addrs = [0u128; CHUNK];
-        for &i in todo6 {
-            let i = usize::from(i);
-            addrs[i] = parse::dst6(chunk[i].frame);
-            dst[i] = t.routes6.start(heads[i].vrf, addrs[i]);
-        }
-        for depth in (16..=120).step_by(8) {
-            let mut deeper = false;
-            for &i in todo6 {
-                let i = usize::from(i);
-                if dst[i] & NODE != 0 {
-                    dst[i] = t.routes6.step(dst[i], addrs[i], depth);
-                    deeper |= dst[i] & NODE != 0;
-                }
-            }
-            if !deeper {
-                break;
-            }
-        }
-    }
     let mut sample = None;
-    for &i in todo4 {
+    let mut way = Way::default();
+    for &i in &todo4[..n4] {
         let i = usize::from(i);
         let h = &heads[i];
         let d = t.routes4.finish(h.vrf, h.dst4, dst[i]);
         let s = t.routes4.finish(h.vrf, h.src4, src[i]);
-        chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].frame, &mut ());
+        chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].frame, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) {
             sample = Some((TableId::Route4, h.vrf, u128::from(h.dst4)));
         }
     }
+    if n6 == 0 {
+        return sample;
+    }
+    let todo6 = &todo6[..n6];
+    for &i in todo6 {
+        let i = usize::from(i);
+        (dst[i], rest[i]) = t.routes6.start(heads[i].vrf, parse::dst6(chunk[i].frame));
+    }
+    // Level by level, each over all that are not at their leaf yet.
+    live[..n6].copy_from_slice(todo6);
+    let mut n = n6;
+    for _ in 0..lpm6::STEPS {
+        let mut left = 0;
+        for k in 0..n {
+            let i = usize::from(live[k]);
+            if dst[i] & NODE != 0 {
+                dst[i] = t.routes6.step(dst[i], rest[i]);
+                rest[i] <<= 8;
+            }
+            live[left] = i as u8;
+            left += usize::from(dst[i] & NODE != 0);
+        }
+        n = left;
+        if n == 0 {
+            break;
+        }
+    }
+    way = Way::default();
     for &i in todo6 {
         let i = usize::from(i);
         let h = &heads[i];
         let d = t.routes6.end(h.vrf, dst[i]);
-        chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].frame, &mut ());
+        chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].frame, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) && sample.is_none() {
             sample = Some((TableId::Route6, h.vrf, parse::dst6(chunk[i].frame)));
         }

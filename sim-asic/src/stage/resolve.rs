@@ -7,7 +7,7 @@ use super::parse::{Family, Head, dst6};
 use super::{Verdict, hash, trap};
 use crate::table::group::{Choice, Next};
 use crate::table::neigh::Neighs;
-use crate::table::{Hop, Tables};
+use crate::table::{Egress, Hop, Leaf, Tables};
 use crate::trace::{Note, Raw};
 
 /// How a packet leaves.
@@ -18,33 +18,72 @@ pub(super) struct Out {
     pub(super) dst: [u8; 6],
 }
 
+/// Through which adjacency the last packets of a chunk went, for those behind them that match the same route: trains of
+/// packets of one flow are what most traffic is made of. Of one chunk and family only, so that no change is seen late.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    /// The last route's leaf, 0 for none.
+    leaf: u32,
+    /// Where it leads to, if it is one adjacency for all packets; looked up when a route comes a second time.
+    to: Option<Adjacency>,
+}
+
+/// An adjacency with the interface that it is on.
+#[derive(Clone, Copy, Debug)]
+struct Adjacency {
+    index: u32,
+    rif: Egress,
+    mac: Option<[u8; 6]>,
+}
+
 #[inline(always)]
-pub(super) fn resolve(t: &Tables, h: &Head, hop: Hop, frame: &[u8], note: &mut impl Note) -> Result<Out, Verdict> {
+pub(super) fn resolve(
+    t: &Tables,
+    h: &Head,
+    (leaf, hop): (Leaf, Hop),
+    frame: &[u8],
+    way: &mut Way,
+    note: &mut impl Note,
+) -> Result<Out, Verdict> {
     match hop {
         Hop::Trap(c) => trap(c, note),
         Hop::Drop(d) => dropped(d, note),
         Hop::Connected(rif) => connected(t, h, rif, frame, note),
         Hop::Group(g) => {
-            let next = match t.groups.get(g) {
+            let again = way.leaf == leaf.0;
+            if let Some(a) = &way.to
+                && again
+            {
+                return out(t, h, a, TrapClass::Unresolved, note);
+            }
+            *way = Way { leaf: leaf.0, to: None };
+            let (next, only) = match t.groups.get(g) {
                 Choice::Absent => return trap(TrapClass::Dangling, note),
                 Choice::Empty => return trap(TrapClass::Punt, note),
-                Choice::One(next) => next,
+                Choice::One(next) => (next, true),
                 Choice::Buckets { at, len } => {
                     let hash = hash::packet(t, h, frame);
                     let bucket = (u64::from(hash) * u64::from(len)) >> 32;
                     note.note(|| Raw::Bucket { hash, bucket: bucket as u32, of: len });
-                    t.groups.bucket(at + bucket as usize)
+                    (t.groups.bucket(at + bucket as usize), false)
                 }
             };
             note.note(|| Raw::NextHop(next));
-            match Next::from_word(t.nexthops.get(next as usize)) {
-                Next::Absent => trap(TrapClass::Dangling, note),
-                Next::Trap(c) => trap(c, note),
-                Next::Drop(d) => dropped(d, note),
-                Next::Connected(rif) => connected(t, h, rif, frame, note),
-                Next::Neigh4(slot) => through(t, h, &t.neigh4, slot, TrapClass::Unresolved, note),
-                Next::Neigh6(slot) => through(t, h, &t.neigh6, slot, TrapClass::Unresolved, note),
+            let (neighs, slot) = match Next::from_word(t.nexthops.get(next as usize)) {
+                Next::Absent => return trap(TrapClass::Dangling, note),
+                Next::Trap(c) => return trap(c, note),
+                Next::Drop(d) => return dropped(d, note),
+                Next::Connected(rif) => return connected(t, h, rif, frame, note),
+                Next::Neigh4(slot) => (&t.neigh4, slot),
+                Next::Neigh6(slot) => (&t.neigh6, slot),
+            };
+            let Some(a) = adjacency(t, neighs, slot) else { return trap(TrapClass::Dangling, note) };
+            let out = out(t, h, &a, TrapClass::Unresolved, note)?;
+            neighs.hit(slot);
+            if again && only {
+                way.to = Some(a);
             }
+            Ok(out)
         }
     }
 }
@@ -56,45 +95,41 @@ fn connected(t: &Tables, h: &Head, rif: u32, frame: &[u8], note: &mut impl Note)
         Family::V4 => (&t.neigh4, u128::from(h.dst4)),
         Family::V6 => (&t.neigh6, dst6(frame)),
     };
-    if t.rif(rif).is_none() {
+    if t.egress(rif).is_none() {
         return trap(TrapClass::Dangling, note);
     }
-    match neighs.find(rif, addr) {
-        Some(slot) => through(t, h, neighs, slot, TrapClass::Glean, note),
-        None => trap(TrapClass::Glean, note),
-    }
+    let Some(slot) = neighs.find(rif, addr) else { return trap(TrapClass::Glean, note) };
+    let Some(a) = adjacency(t, neighs, slot) else { return trap(TrapClass::Dangling, note) };
+    let out = out(t, h, &a, TrapClass::Glean, note)?;
+    neighs.hit(slot);
+    Ok(out)
+}
+
+#[inline(always)]
+fn adjacency(t: &Tables, neighs: &Neighs, slot: u32) -> Option<Adjacency> {
+    let index = neighs.rif(slot);
+    Some(Adjacency { index, rif: t.egress(index)?, mac: neighs.mac(slot) })
 }
 
 /// Through an adjacency; without a MAC it is trapped as `missing`.
 #[inline(always)]
-fn through(
-    t: &Tables,
-    h: &Head,
-    neighs: &Neighs,
-    slot: u32,
-    missing: TrapClass,
-    note: &mut impl Note,
-) -> Result<Out, Verdict> {
-    let index = neighs.rif(slot);
-    let Some(rif) = t.rif(index) else { return trap(TrapClass::Dangling, note) };
-    let mac = neighs.mac(slot);
-    note.note(|| Raw::Adjacency { rif: index, mac });
-    let Some(mac) = mac else { return trap(missing, note) };
-    if !rif.egress {
+fn out(t: &Tables, h: &Head, a: &Adjacency, missing: TrapClass, note: &mut impl Note) -> Result<Out, Verdict> {
+    note.note(|| Raw::Adjacency { rif: a.index, mac: a.mac });
+    let Some(mac) = a.mac else { return trap(missing, note) };
+    if !a.rif.open() {
         return trap(TrapClass::EgressClosed, note);
     }
-    if index == h.rif {
+    if a.index == h.rif {
         return trap(TrapClass::SameInterface, note);
     }
-    let mtu = if h.family == Family::V4 { rif.mtu4 } else { rif.mtu6 };
+    let mtu = if h.family == Family::V4 { a.rif.mtu4() } else { a.rif.mtu6() };
     if h.len > mtu {
         return trap(TrapClass::Mtu, note);
     }
-    if !t.link(rif.port) {
+    if !t.link(a.rif.port()) {
         return trap(TrapClass::PortDown, note);
     }
-    neighs.hit(slot);
-    Ok(Out { port: rif.port, src: rif.mac, dst: mac })
+    Ok(Out { port: a.rif.port(), src: a.rif.mac(), dst: mac })
 }
 
 /// Whether any member of a group leads to a neighbour through an interface that `wanted` takes.

@@ -1,16 +1,20 @@
-//! IPv6 longest-prefix match: a flat root of 16 bits, then compressed nodes of 8 bits (in the manner of poptrie, Asai and Ohara 2015).
+//! IPv6 longest-prefix match: a flat root of 16 or 24 bits, then compressed nodes of 8 bits (in the manner of poptrie, Asai and Ohara 2015).
 //!
-//! A node is a bitmap of where runs of equal cells begin, counts for it, and one cell a run. A cell changes in place; what
-//! changes a node's runs builds a new node and swaps it in with one store in the node above. Between cells of different
-//! prefixes there is always a border, so that a route that is there can be overwritten without room.
+//! A node is a bitmap of where runs of equal cells begin, counts for it, and one cell a run; most take one cache line. A cell
+//! changes in place; what changes a node's runs builds a new node and swaps it in with one store in the node above. Between
+//! cells of different prefixes there is always a border, so that a route that is there can be overwritten without room.
 
 use std::collections::VecDeque;
+
+use smallvec::{SmallVec, smallvec};
 
 use super::{Leaf, NODE};
 use crate::sync::{Epochs, Words32, Words64};
 
-/// Bits of the root.
+/// Bits of every root but a large table's of VRF 0.
 const ROOT: u8 = 16;
+/// From this many routes on, VRF 0 has a root of 24 bits (64 MiB, touched where there are prefixes).
+const LARGE: u32 = 32_768;
 /// Cells of a node before compression.
 const CELLS: usize = 256;
 /// Words before the cells: four of bitmap, one with the runs before each of them.
@@ -20,13 +24,17 @@ const PER_ROUTE: usize = 14 * 8;
 /// In a larger table prefixes share nodes, and not all are host routes; should they be, the table is full before its time.
 const FEW: usize = 1 << 17;
 const PER_FURTHER: usize = 32;
-/// Sizes of a node in words.
-const SIZES: [usize; 18] = [6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 104, 133];
+/// Sizes of a node in words: whole cache lines.
+const SIZES: [usize; 10] = [8, 16, 24, 32, 40, 56, 72, 88, 112, 136];
+const LARGEST: usize = SIZES[SIZES.len() - 1];
 
 /// What readers see.
 #[derive(Debug)]
 pub(crate) struct Lpm6 {
+    /// Roots of all VRFs.
     roots: Words32,
+    /// VRF 0's root bits.
+    bits: u8,
     slab: Words64,
     defaults: Words32,
 }
@@ -43,13 +51,20 @@ fn bits_upto(b: usize) -> u64 {
 
 impl Lpm6 {
     pub(crate) fn new(routes: u32, vrfs: u32) -> Self {
+        let bits = if routes >= LARGE { 24 } else { ROOT };
         let routes = routes as usize;
         let words = routes.min(FEW) * PER_ROUTE + routes.saturating_sub(FEW) * PER_FURTHER;
         Lpm6 {
-            roots: Words32::new((vrfs as usize) << ROOT),
-            slab: Words64::new((words + 4 * SIZES[17]).min(NODE as usize)),
+            roots: Words32::new((1 << bits) + ((vrfs.max(1) as usize - 1) << ROOT)),
+            bits,
+            slab: Words64::new((words + 5 * LARGEST).min(NODE as usize)),
             defaults: Words32::new(vrfs as usize),
         }
+    }
+    /// First cell of a VRF's root, and how many bits it takes.
+    #[inline(always)]
+    fn root(&self, vrf: u32) -> (usize, u8) {
+        if vrf == 0 { (0, self.bits) } else { ((1 << self.bits) + ((vrf as usize - 1) << ROOT), ROOT) }
     }
     #[inline(always)]
     fn run(&self, node: usize, b: usize) -> usize {
@@ -57,36 +72,40 @@ impl Lpm6 {
         let before = self.slab.get(node + 4) >> (16 * (b / 64)) & 0xffff;
         (before as usize + (bitmap & bits_upto(b)).count_ones() as usize).wrapping_sub(1)
     }
-    /// First step of a lookup: the root's cell.
+    /// First step of a lookup: the root's cell, and the rest of the address, at the top.
     #[inline(always)]
-    pub(crate) fn start(&self, vrf: u32, addr: u128) -> u32 {
-        self.roots.get((vrf as usize) << ROOT | (addr >> 112) as usize)
+    pub(crate) fn start(&self, vrf: u32, addr: u128) -> (u32, u128) {
+        let (base, bits) = self.root(vrf);
+        (self.roots.get(base + (addr >> (128 - bits)) as usize), addr << bits)
     }
-    /// One step down.
+    /// One step down, by the first 8 bits of the rest.
     #[inline(always)]
-    pub(crate) fn step(&self, cell: u32, addr: u128, depth: u32) -> u32 {
+    pub(crate) fn step(&self, cell: u32, rest: u128) -> u32 {
         let node = (cell & !NODE) as usize;
-        cell_at(&self.slab, node, self.run(node, (addr >> (120 - depth)) as usize & 255))
-    }
-    /// The rest of a lookup.
-    #[inline(always)]
-    pub(crate) fn finish(&self, vrf: u32, addr: u128, mut cell: u32) -> Leaf {
-        let mut depth = u32::from(ROOT);
-        while cell & NODE != 0 && depth <= 120 {
-            cell = self.step(cell, addr, depth);
-            depth += 8;
-        }
-        self.end(vrf, cell)
+        cell_at(&self.slab, node, self.run(node, (rest >> 120) as usize))
     }
     /// What the last cell of a lookup means.
     #[inline(always)]
     pub(crate) fn end(&self, vrf: u32, cell: u32) -> Leaf {
-        Leaf(if cell == 0 { self.defaults.get(vrf as usize) } else { cell })
+        // A node here would be one below the address's last bit: there is none.
+        let leaf = if cell & NODE != 0 { 0 } else { cell };
+        Leaf(if leaf == 0 { self.defaults.get(vrf as usize) } else { leaf })
     }
     pub(crate) fn lookup(&self, vrf: u32, addr: u128) -> Leaf {
-        self.finish(vrf, addr, self.start(vrf, addr))
+        let (mut cell, mut rest) = self.start(vrf, addr);
+        for _ in 0..STEPS {
+            if cell & NODE == 0 {
+                break;
+            }
+            cell = self.step(cell, rest);
+            rest <<= 8;
+        }
+        self.end(vrf, cell)
     }
 }
+
+/// Most nodes on the way to a leaf.
+pub(crate) const STEPS: usize = (128 - ROOT as usize) / 8;
 
 /// No room in the slab.
 #[derive(Debug)]
@@ -95,53 +114,75 @@ pub(crate) struct Full;
 /// The writer's side.
 #[derive(Debug)]
 pub(crate) struct Writer6 {
-    next: usize,
+    /// Where the slab was never used; `None`: nowhere yet.
+    next: Option<usize>,
     retired: [VecDeque<(u64, u32)>; SIZES.len()],
     /// Of the change at hand: nodes that nothing leads to yet, and nodes that nothing will lead to.
     fresh: Vec<u32>,
     stale: Vec<u32>,
 }
 
-/// A node's cells, and where its runs begin.
+/// A node's runs, to be changed: where each begins, and its cell.
 struct Open {
-    cells: [u32; CELLS],
+    runs: SmallVec<[(u8, u32); 64]>,
+    /// Where runs begin in the slab.
     starts: [u64; 4],
 }
 
 impl Open {
     fn of(t: &Lpm6, cell: u32) -> Open {
-        let mut o = Open { cells: [cell; CELLS], starts: [1, 0, 0, 0] };
-        if cell & NODE != 0 {
-            let node = (cell & !NODE) as usize;
-            for (i, s) in o.starts.iter_mut().enumerate() {
-                *s = t.slab.get(node + i);
-            }
-            let mut run = 0;
-            let mut value = 0;
-            for b in 0..CELLS {
-                if o.starts[b / 64] >> (b % 64) & 1 == 1 {
-                    value = cell_at(&t.slab, node, run);
-                    run += 1;
-                }
-                o.cells[b] = value;
+        if cell & NODE == 0 {
+            return Open { runs: smallvec![(0, cell)], starts: [1, 0, 0, 0] };
+        }
+        let node = (cell & !NODE) as usize;
+        let mut o = Open { runs: SmallVec::new(), starts: [0; 4] };
+        for (i, s) in o.starts.iter_mut().enumerate() {
+            *s = t.slab.get(node + i);
+            for b in ones(*s) {
+                o.runs.push(((i * 64 + b) as u8, cell_at(&t.slab, node, o.runs.len())));
             }
         }
         o
     }
-    /// Where runs have to begin in a node that starts at bit `base`.
-    fn borders(&self, base: u8) -> [u64; 4] {
-        let mut s = [1, 0, 0, 0];
-        for b in 1..CELLS {
-            let v = self.cells[b];
-            let len = Leaf(v).len();
-            let other = v != self.cells[b - 1]
-                || (v & NODE == 0 && len > base && b >> (base + 8 - len) != (b - 1) >> (base + 8 - len));
-            if other {
-                s[b / 64] |= 1 << (b % 64);
-            }
+    /// The run that begins at `b`, made if there is none; behind the last cell: the end of all runs.
+    fn split(&mut self, b: usize) -> usize {
+        if b >= CELLS {
+            return self.runs.len();
+        }
+        let i = self.runs.partition_point(|r| usize::from(r.0) < b);
+        if self.runs.get(i).is_none_or(|r| usize::from(r.0) != b) {
+            // A run begins at 0, so there is one before.
+            let cell = i.checked_sub(1).and_then(|i| self.runs.get(i)).map_or(0, |r| r.1);
+            self.runs.insert(i, (b as u8, cell));
+        }
+        i
+    }
+    /// Join runs that need no border in a node that starts at bit `base`.
+    fn join(&mut self, base: u8) {
+        self.runs.dedup_by(|(b, v), (_, before)| {
+            let len = Leaf(*v).len();
+            v == before && (*v & NODE != 0 || len <= base || u32::from(*b) % (1 << (base + 8 - len)) != 0)
+        });
+    }
+    /// Where runs are to begin.
+    fn borders(&self) -> [u64; 4] {
+        let mut s = [0; 4];
+        for (b, _) in &self.runs {
+            s[usize::from(b / 64)] |= 1 << (b % 64);
         }
         s
     }
+}
+
+/// The places of the ones in a word.
+fn ones(mut w: u64) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let b = w.trailing_zeros() as usize;
+        (w != 0).then(|| {
+            w &= w - 1;
+            b
+        })
+    })
 }
 
 fn runs(s: &[u64; 4]) -> usize {
@@ -156,8 +197,9 @@ fn class(words: usize) -> usize {
     SIZES.iter().position(|s| *s >= words).unwrap_or(SIZES.len() - 1)
 }
 
-fn class_of(t: &Lpm6, node: u32) -> usize {
-    class(words((0..4).map(|i| t.slab.get(node as usize + i).count_ones() as usize).sum()))
+/// The runs of a node in the slab.
+fn runs_of(t: &Lpm6, node: usize) -> usize {
+    (0..4).map(|i| t.slab.get(node + i).count_ones() as usize).sum()
 }
 
 /// The cells of a prefix in a node that starts at bit `base`, `base < len <= base + 8`.
@@ -172,12 +214,13 @@ fn slot(base: u8, addr: u128) -> usize {
 
 impl Writer6 {
     pub(crate) fn new() -> Self {
-        Writer6 { next: 0, retired: Default::default(), fresh: Vec::new(), stale: Vec::new() }
+        Writer6 { next: None, retired: Default::default(), fresh: Vec::new(), stale: Vec::new() }
     }
 
     fn alloc(&mut self, t: &Lpm6, class: usize, epochs: &Epochs) -> Option<u32> {
         let size = SIZES[class];
-        let last = self.next + size > t.slab.size();
+        let next = self.next.unwrap_or_else(|| t.slab.first_line());
+        let last = next + size > t.slab.size();
         let list = &mut self.retired[class];
         if let Some(&(stamp, node)) = list.front() {
             if last {
@@ -192,15 +235,15 @@ impl Writer6 {
         if last {
             return None;
         }
-        let node = self.next as u32;
-        self.next += size;
+        let node = next as u32;
+        self.next = Some(next + size);
         self.fresh.push(node);
         Some(node)
     }
 
     /// Write a node whole, where nothing leads to it yet.
     fn build(&mut self, t: &Lpm6, o: &Open, starts: [u64; 4], epochs: &Epochs) -> Result<u32, Full> {
-        let node = self.alloc(t, class(words(runs(&starts))), epochs).ok_or(Full)?;
+        let node = self.alloc(t, class(words(o.runs.len())), epochs).ok_or(Full)?;
         let at = node as usize;
         let (mut before, mut counts) = (0u64, 0u64);
         for (i, s) in starts.iter().enumerate() {
@@ -209,18 +252,9 @@ impl Writer6 {
             before += u64::from(s.count_ones());
         }
         t.slab.set(at + 4, counts);
-        let mut pair = 0u64;
-        let mut run = 0;
-        for b in 0..CELLS {
-            if starts[b / 64] >> (b % 64) & 1 == 1 {
-                if run & 1 == 0 {
-                    pair = u64::from(o.cells[b]);
-                } else {
-                    pair |= u64::from(o.cells[b]) << 32;
-                }
-                t.slab.set(at + HEAD + run / 2, pair);
-                run += 1;
-            }
+        for (i, pair) in o.runs.chunks(2).enumerate() {
+            let cell = |k: usize| pair.get(k).map_or(0, |r| u64::from(r.1));
+            t.slab.set(at + HEAD + i, cell(0) | cell(1) << 32);
         }
         Ok(NODE | node)
     }
@@ -228,11 +262,16 @@ impl Writer6 {
     /// Change cells in place; `o`'s runs begin nowhere but where the node's do.
     fn patch(t: &Lpm6, cell: u32, o: &Open) {
         let node = (cell & !NODE) as usize;
-        let mut run = 0;
-        for b in 0..CELLS {
-            if o.starts[b / 64] >> (b % 64) & 1 == 1 {
-                if cell_at(&t.slab, node, run) != o.cells[b] {
-                    Self::patch_run(t, cell, run, o.cells[b]);
+        let (mut run, mut at) = (0, 0);
+        for (i, s) in o.starts.iter().enumerate() {
+            for b in ones(*s) {
+                while o.runs.get(at + 1).is_some_and(|r| usize::from(r.0) <= i * 64 + b) {
+                    at += 1;
+                }
+                if let Some((_, v)) = o.runs.get(at)
+                    && cell_at(&t.slab, node, run) != *v
+                {
+                    Self::patch_run(t, cell, run, *v);
                 }
                 run += 1;
             }
@@ -254,18 +293,15 @@ impl Writer6 {
 
     /// Replace leaves in the node `cell` and all below it. They are the same prefix's throughout, so no run changes.
     fn fill(t: &Lpm6, cell: u32, takes: &dyn Fn(Leaf) -> bool, leaf: Leaf) {
-        let mut o = Open::of(t, cell);
-        for b in 0..CELLS {
-            let v = o.cells[b];
+        let node = (cell & !NODE) as usize;
+        for run in 0..runs_of(t, node) {
+            let v = cell_at(&t.slab, node, run);
             if v & NODE != 0 {
-                if b == 0 || o.cells[b - 1] != v {
-                    Self::fill(t, v, takes, leaf);
-                }
+                Self::fill(t, v, takes, leaf);
             } else if takes(Leaf(v)) {
-                o.cells[b] = leaf.0;
+                Self::patch_run(t, cell, run, leaf.0);
             }
         }
-        Self::patch(t, cell, &o);
     }
 
     /// The cell that is to stand where `cell` stands, with the prefix set. Only what is returned leads to fresh nodes, or a
@@ -285,25 +321,29 @@ impl Writer6 {
         }
         let mut o = Open::of(t, cell);
         let takes = |l: Leaf| l.len() <= len;
-        let mut deeper = Vec::new();
+        let mut deeper = SmallVec::<[u32; 16]>::new();
         if len <= base + 8 {
-            for b in range(base, addr, len) {
-                let v = o.cells[b];
-                if v & NODE != 0 {
-                    deeper.push(v);
-                } else if takes(Leaf(v)) {
-                    o.cells[b] = leaf.0;
+            let cells = range(base, addr, len);
+            let (first, end) = (o.split(cells.start), o.split(cells.end));
+            for (_, v) in o.runs.iter_mut().take(end).skip(first) {
+                if *v & NODE != 0 {
+                    deeper.push(*v);
+                } else if takes(Leaf(*v)) {
+                    *v = leaf.0;
                 }
             }
         } else {
             let s = slot(base, addr);
-            let child = self.put(t, o.cells[s], base + 8, addr, leaf, e)?;
-            if child == o.cells[s] {
+            let (first, _) = (o.split(s), o.split(s + 1));
+            let was = o.runs.get(first).map_or(0, |r| r.1);
+            let child = self.put(t, was, base + 8, addr, leaf, e)?;
+            if child == was {
                 return Ok(cell);
             }
-            o.cells[s] = child;
+            o.runs.iter_mut().skip(first).take(1).for_each(|r| r.1 = child);
         }
-        let starts = o.borders(base);
+        o.join(base);
+        let starts = o.borders();
         let fits = cell & NODE != 0 && starts.iter().zip(&o.starts).all(|(new, old)| new & !old == 0);
         let new = if fits {
             Self::patch(t, cell, &o);
@@ -343,29 +383,36 @@ impl Writer6 {
         let mut o = Open::of(t, cell);
         let takes = |l: Leaf| l.len() == len && l != Leaf::NONE;
         if len <= base + 8 {
-            for b in range(base, addr, len) {
-                let v = o.cells[b];
-                if v & NODE != 0 {
-                    Self::fill(t, v, &takes, cover);
-                } else if takes(Leaf(v)) {
-                    o.cells[b] = cover.0;
+            let cells = range(base, addr, len);
+            let (first, end) = (o.split(cells.start), o.split(cells.end));
+            for (_, v) in o.runs.iter_mut().take(end).skip(first) {
+                if *v & NODE != 0 {
+                    Self::fill(t, *v, &takes, cover);
+                } else if takes(Leaf(*v)) {
+                    *v = cover.0;
                 }
             }
         } else {
             let s = slot(base, addr);
-            o.cells[s] = self.cut(t, o.cells[s], base + 8, addr, (len, cover), e);
+            let (first, _) = (o.split(s), o.split(s + 1));
+            for (_, v) in o.runs.iter_mut().skip(first).take(1) {
+                *v = self.cut(t, *v, base + 8, addr, (len, cover), e);
+            }
         }
         self.tidy(t, cell, o, base, e)
     }
 
     /// Write a node's changed cells: no node if they are all one, a smaller one if they fit, else in place. Never fails.
-    fn tidy(&mut self, t: &Lpm6, cell: u32, o: Open, base: u8, e: &Epochs) -> u32 {
-        let starts = o.borders(base);
-        if starts == [1, 0, 0, 0] && o.cells[0] & NODE == 0 {
+    fn tidy(&mut self, t: &Lpm6, cell: u32, mut o: Open, base: u8, e: &Epochs) -> u32 {
+        o.join(base);
+        if let [(_, only)] = o.runs[..]
+            && only & NODE == 0
+        {
             self.stale.push(cell & !NODE);
-            return o.cells[0];
+            return only;
         }
-        if class(words(runs(&starts))) < class(words(runs(&o.starts)))
+        let starts = o.borders();
+        if class(words(o.runs.len())) < class(words(runs(&o.starts)))
             && let Ok(smaller) = self.build(t, &o, starts, e)
         {
             self.stale.push(cell & !NODE);
@@ -381,14 +428,14 @@ impl Writer6 {
             if !self.stale.is_empty() {
                 let stamp = epochs.retire();
                 while let Some(node) = self.stale.pop() {
-                    self.retired[class_of(t, node)].push_back((stamp, node));
+                    self.retired[class(words(runs_of(t, node as usize)))].push_back((stamp, node));
                 }
             }
         } else {
             self.stale.clear();
             while let Some(node) = self.fresh.pop() {
                 // Nobody ever saw it.
-                self.retired[class_of(t, node)].push_front((0, node));
+                self.retired[class(words(runs_of(t, node as usize)))].push_front((0, node));
             }
         }
     }
@@ -400,9 +447,10 @@ impl Writer6 {
             t.defaults.set(vrf as usize, leaf.0);
             return true;
         }
-        let at = (vrf as usize) << ROOT | (addr >> 112) as usize;
-        if len > ROOT {
-            let put = self.put(t, t.roots.get(at), ROOT, addr, leaf, epochs);
+        let (base, root) = t.root(vrf);
+        let at = base + (addr >> (128 - root)) as usize;
+        if len > root {
+            let put = self.put(t, t.roots.get(at), root, addr, leaf, epochs);
             if let Ok(cell) = put {
                 t.roots.set(at, cell);
             }
@@ -410,7 +458,7 @@ impl Writer6 {
             return put.is_ok();
         }
         let takes = |l: Leaf| l.len() <= len;
-        for i in at..at + (1 << (ROOT - len)) {
+        for i in at..at + (1 << (root - len)) {
             let v = t.roots.get(i);
             if v & NODE != 0 {
                 Self::fill(t, v, &takes, leaf);
@@ -427,14 +475,15 @@ impl Writer6 {
             return t.defaults.set(vrf as usize, 0);
         }
         let cover = if cover.len() == 0 { Leaf::NONE } else { cover };
-        let at = (vrf as usize) << ROOT | (addr >> 112) as usize;
-        if len > ROOT {
-            let cell = self.cut(t, t.roots.get(at), ROOT, addr, (len, cover), epochs);
+        let (base, root) = t.root(vrf);
+        let at = base + (addr >> (128 - root)) as usize;
+        if len > root {
+            let cell = self.cut(t, t.roots.get(at), root, addr, (len, cover), epochs);
             t.roots.set(at, cell);
             return self.settle(t, true, epochs);
         }
         let takes = |l: Leaf| l.len() == len && l != Leaf::NONE;
-        for i in at..at + (1 << (ROOT - len)) {
+        for i in at..at + (1 << (root - len)) {
             let v = t.roots.get(i);
             if v & NODE != 0 {
                 Self::fill(t, v, &takes, cover);

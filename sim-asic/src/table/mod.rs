@@ -142,6 +142,34 @@ impl Rif {
     }
 }
 
+/// A router interface that a packet leaves by: its words, of which most packets need a few bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Egress([u64; 3]);
+
+impl Egress {
+    /// Whether packets may leave by it.
+    #[inline(always)]
+    pub(crate) fn open(&self) -> bool {
+        self.0[0] & Rif::EGRESS != 0
+    }
+    #[inline(always)]
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        word_mac(self.0[0])
+    }
+    #[inline(always)]
+    pub(crate) fn mtu4(&self) -> u32 {
+        self.0[1] as u32
+    }
+    #[inline(always)]
+    pub(crate) fn mtu6(&self) -> u32 {
+        (self.0[1] >> 32) as u32
+    }
+    #[inline(always)]
+    pub(crate) fn port(&self) -> PortId {
+        PortId(self.0[2] as u32)
+    }
+}
+
 /// Everything that a pipeline reads.
 #[derive(Debug)]
 pub(crate) struct Tables {
@@ -216,6 +244,11 @@ impl Tables {
     pub(crate) fn rif(&self, index: u32) -> Option<Rif> {
         Rif::from_words(self.rifs.get(index as usize)?)
     }
+    /// As [`Tables::rif`], for a packet that leaves by it.
+    #[inline(always)]
+    pub(crate) fn egress(&self, index: u32) -> Option<Egress> {
+        self.rifs.get(index as usize).filter(|w| w[0] & Rif::PRESENT != 0).map(Egress)
+    }
     pub(crate) fn set_rif(&self, index: u32, rif: Option<&Rif>) {
         self.rifs.set(index as usize, rif.map_or([0; 3], Rif::words));
     }
@@ -252,6 +285,8 @@ mod tests {
             vrf: 3,
         };
         assert_eq!(Rif::from_words(r.words()), Some(r));
+        let e = Egress(r.words());
+        assert_eq!((e.open(), e.mac(), e.mtu4(), e.mtu6(), e.port()), (true, r.mac, 1500, u32::MAX, PortId(7)));
         assert_eq!(Rif::from_words([0; 3]), None);
     }
 }

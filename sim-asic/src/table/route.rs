@@ -315,8 +315,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 3, ..ProptestConfig::default() })]
         #[test]
-        fn a_large_ipv4_root_matches_a_naive_model(s in steps(32)) {
+        fn a_large_root_matches_a_naive_model(s in steps(32), t in steps(128)) {
             agrees::<V4>(40_000, &s);
+            agrees::<V6>(40_000, &t);
         }
     }
 
