@@ -126,8 +126,8 @@ pub fn profile(name: &str) -> Result<Profile, String> {
         })?
     };
     let p: Profile = toml::from_str(text).map_err(|e| format!("profile {name}: {}", one_line(text, &e)))?;
-    if p.frame < 1518 || p.frame as usize > crate::pool::SLOT {
-        return Err(format!("profile {name}: frame is {}, it has to be 1518 to {}", p.frame, crate::pool::SLOT));
+    if p.frame < 1518 || p.frame as usize > crate::pool::FRAME {
+        return Err(format!("profile {name}: frame is {}, it has to be 1518 to {}", p.frame, crate::pool::FRAME));
     }
     if let Some(zero) = [
         ("rifs", p.rifs),

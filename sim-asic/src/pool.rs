@@ -10,8 +10,10 @@ use crate::stage::{Packet, Verdict};
 pub const SLOTS: usize = 32;
 /// Bytes in front of a frame, for a restored VLAN tag.
 pub const HEADROOM: usize = 16;
-/// Bytes of a frame that a slot takes: an IP packet of 65,535, its Ethernet header and tags.
-pub const SLOT: usize = (65_536 + 64_usize).next_multiple_of(64);
+/// Longest frame on a wire: an IP packet of 65,535, its Ethernet header and tags.
+pub const FRAME: usize = (65_536 + 64_usize).next_multiple_of(64);
+/// Bytes of a frame that a slot takes: a super-frame as long as the kernel makes them (`GSO_MAX_SIZE`). Touched when used.
+pub const SLOT: usize = (8 * 65_535 + 64_usize).next_multiple_of(64);
 const STRIDE: usize = HEADROOM + SLOT;
 
 #[derive(Clone, Copy, Debug)]
@@ -39,7 +41,7 @@ impl Pool {
     /// An empty one.
     pub fn new() -> Pool {
         let frames = Vec::with_capacity(4 * SLOTS);
-        Pool { slots: vec![0; SLOTS * STRIDE].into(), parts: Vec::with_capacity(SLOT), frames }
+        Pool { slots: vec![0; SLOTS * STRIDE].into(), parts: Vec::with_capacity(FRAME), frames }
     }
 
     /// Forget all frames.

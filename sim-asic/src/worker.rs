@@ -323,8 +323,9 @@ impl Worker {
         if got.bad.frames > 0 && !front.warned {
             front.warned = true;
             tracing::warn!(
-                "port {}: the far end of its wire sends super-frames that can't be cut (of a tunnel, or SCTP); they are \
-                 dropped as wire-rx: turn their segmentation off there (ethtool -K DEVICE tx-udp_tnl-segmentation off)",
+                "port {}: the far end of its wire sends super-frames that can't be cut (SCTP, or of a tunnel that is not \
+                 known); they are dropped as wire-rx: turn that off there (ethtool -K DEVICE tx-sctp-segmentation off, or \
+                 gso off)",
                 front.name
             );
         }

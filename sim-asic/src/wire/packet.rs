@@ -135,7 +135,7 @@ impl Receive for PacketRx {
         let n =
             unsafe { libc::recvmmsg(self.0.as_raw_fd(), msgs.as_mut_ptr(), SLOTS as u32, flags, std::ptr::null_mut()) };
         if n < 0 {
-            // EINVAL: a frame whose GSO type has no words in a virtio_net_hdr (a tunnel's, SCTP's); it is gone.
+            // EINVAL: a frame whose GSO type has no words in a virtio_net_hdr (SCTP's); it is gone.
             // ENETDOWN comes once when the device goes down, and says nothing about a frame.
             match io::Error::last_os_error().raw_os_error() {
                 Some(libc::EINVAL) => {
