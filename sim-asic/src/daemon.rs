@@ -162,12 +162,21 @@ fn signals() -> io::Result<OwnedFd> {
         libc::sigemptyset(&raw mut set);
         libc::sigaddset(&raw mut set, libc::SIGTERM);
         libc::sigaddset(&raw mut set, libc::SIGINT);
+        libc::sigaddset(&raw mut set, libc::SIGHUP);
         if libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) != 0 {
             return Err(io::Error::last_os_error());
         }
         let fd = libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK);
         if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(OwnedFd::from_raw_fd(fd)) }
     }
+}
+
+/// Take the signal that waits; whether it is SIGHUP.
+fn hangup(signals: &OwnedFd) -> bool {
+    // struct signalfd_siginfo (signalfd(2)): the number comes first.
+    let mut info = [0; 128];
+    matches!(rustix::io::read(signals, &mut info), Ok(n) if n >= 4)
+        && info.first_chunk().is_some_and(|n| u32::from_ne_bytes(*n) == libc::SIGHUP as u32)
 }
 
 /// Start a chip in a thread of this process; `args` are the options, without a program's name. The agent's end of the bus
@@ -296,7 +305,10 @@ impl Running {
         loop {
             let left = if more { Duration::ZERO } else { LOOK.saturating_sub(looked.elapsed()) };
             let (signalled, moved) = self.wait(signals.as_ref().map(AsFd::as_fd), left)?;
-            if signalled {
+            if signalled && signals.as_ref().is_some_and(hangup) {
+                let chip = self.server.chip();
+                self.ports.make_again(&self.worker, |id: PortId, e: &PortEntry| chip.set_port(id, e.clone()));
+            } else if signalled {
                 info!("ending: wires go dark, the netdevs stay without carrier");
                 self.ports.dark();
                 return Ok(());

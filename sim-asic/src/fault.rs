@@ -1,9 +1,11 @@
-//! A backend in front of another that fails on demand, within the laws: a table that fills up early, busy answers, lost events.
+//! A backend in front of another that fails on demand, within the laws: a table that fills up early, busy or slow answers,
+//! lost events, a crash.
 //!
 //! Tests of an agent change the [`Faults`] while it runs. What breaks a law is not here: no agent could live with it.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use hal::{
     AnyKey, Backend, Counters, Event, Fwd, Nanos, NextHopEntry, Op, Profile, Reason, Record, RifEntry, TableId, Usage,
@@ -18,6 +20,11 @@ pub struct Faults {
     pub busy_every: u32,
     /// Each n-th event is lost; 0: none, 1: all of them.
     pub lose_every: u32,
+    /// Each operation takes so much longer.
+    pub slow: Duration,
+    /// So many operations more are carried out; then it is dead, as silicon without power: nothing is done, said or known any
+    /// more until [`Faulty::restart`]. Who carries its answers has to ask [`Faulty::crashed`] and lose them.
+    pub crash_after: Option<u64>,
     /// Operations answered with a fault so far.
     pub refused: u64,
     /// Events lost so far.
@@ -69,6 +76,17 @@ impl<B: Backend> Faulty<B> {
             Faulty { inner, faults: faults.clone(), keys: HashSet::new(), count: BTreeMap::new(), ops: 0, events: 0 };
         (f, faults)
     }
+    /// Whether it is dead: an answer that was not sent by then never will be.
+    pub fn crashed(&self) -> bool {
+        lock(&self.faults).crash_after == Some(0)
+    }
+    /// Live again, as `inner`, whose tables are empty (law f); the other faults stay.
+    pub fn restart(&mut self, inner: B) {
+        self.inner = inner;
+        self.keys.clear();
+        self.count.clear();
+        lock(&self.faults).crash_after = None;
+    }
     /// The backend behind it.
     pub fn inner(&mut self) -> &mut B {
         &mut self.inner
@@ -94,6 +112,19 @@ impl<B: Backend> Backend for Faulty<B> {
         self.inner.profile()
     }
     fn apply(&mut self, op: &Op) -> Result<(), Reason> {
+        let slow = {
+            let mut faults = lock(&self.faults);
+            match &mut faults.crash_after {
+                // Never heard by anyone.
+                Some(0) => return Err(Reason::Busy),
+                Some(left) => *left -= 1,
+                None => {}
+            }
+            faults.slow
+        };
+        if !slow.is_zero() {
+            std::thread::sleep(slow);
+        }
         if let Some(why) = self.refusal(op) {
             return Err(why);
         }
@@ -106,12 +137,15 @@ impl<B: Backend> Backend for Faulty<B> {
         Ok(())
     }
     fn dump(&self, table: TableId, cursor: u64, max: usize, out: &mut Vec<Record>) -> Option<u64> {
-        self.inner.dump(table, cursor, max, out)
+        if self.crashed() { None } else { self.inner.dump(table, cursor, max, out) }
     }
     fn active(&mut self, table: TableId, cursor: u64, max: usize, out: &mut Vec<AnyKey>) -> Option<u64> {
-        self.inner.active(table, cursor, max, out)
+        if self.crashed() { None } else { self.inner.active(table, cursor, max, out) }
     }
     fn poll(&mut self, now: Nanos, events: &mut Vec<Event>) {
+        if self.crashed() {
+            return;
+        }
         let first = events.len();
         self.inner.poll(now, events);
         let mut faults = lock(&self.faults);
@@ -208,6 +242,41 @@ mod tests {
         }
         f.poll(0, &mut events);
         assert_eq!((events.len(), lock(&faults).lost), (5, 5));
+    }
+
+    #[test]
+    fn a_crash_comes_when_told_and_a_restart_is_empty() {
+        let (mut f, faults) = Faulty::new(chip());
+        f.apply(&Op::Set(Record::Group(GroupId(1), GroupEntry::default()))).unwrap();
+        *lock(&faults) = Faults { slow: Duration::from_millis(2), crash_after: Some(3), ..Faults::default() };
+        let begin = std::time::Instant::now();
+        for n in 0..3 {
+            assert!(!f.crashed());
+            f.apply(&route(n, Fwd::Group(GroupId(1)))).unwrap();
+        }
+        assert!(begin.elapsed() >= Duration::from_millis(6), "three slow operations");
+        assert!(f.crashed());
+        let dump = |f: &Faulty<SimChip>| {
+            let mut all = Vec::new();
+            assert_eq!(f.dump(TableId::Route4, 0, 100, &mut all), None);
+            all.len()
+        };
+        f.apply(&route(3, Fwd::Group(GroupId(1)))).unwrap_err();
+        let (mut events, mut inside) = (Vec::new(), Vec::new());
+        f.poll(0, &mut events);
+        f.inner().dump(TableId::Route4, 0, 100, &mut inside);
+        assert_eq!(
+            (dump(&f), events.len(), inside.len()),
+            (0, 0, 3),
+            "it did nothing after the third, and says nothing"
+        );
+        f.restart(chip());
+        assert_eq!((f.crashed(), dump(&f)), (false, 0));
+        let missing = Reason::MissingRef(GroupId(1).into());
+        assert_eq!(f.apply(&route(0, Fwd::Group(GroupId(1)))), Err(missing));
+        f.apply(&Op::Set(Record::Group(GroupId(1), GroupEntry::default()))).unwrap();
+        f.apply(&route(0, Fwd::Group(GroupId(1)))).unwrap();
+        assert_eq!(dump(&f), 1);
     }
 
     /// A chip that breaks one law.

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use hal::{Mac, PortEntry, PortFault, PortId};
 use tracing::{debug, info, warn};
@@ -51,6 +52,10 @@ struct Port {
     spec: PortSpec,
     /// Ifindex of the wire's device in the chip's namespace.
     wire: Option<u32>,
+    /// Whether that device is no more.
+    gone: bool,
+    /// Why the device that came in its place was not taken, as last said.
+    objection: Option<String>,
     tap: Option<Tap>,
     /// Where the TAP went while the chip was not there.
     moved: Option<u64>,
@@ -71,7 +76,13 @@ pub struct Ports {
     state: State,
     /// The chip's namespace as it was last seen, to notice what linkwatch has not announced yet (kernel-facts 10).
     seen: Vec<Link>,
+    /// When wires that are gone were last looked for.
+    looked: Instant,
 }
+
+/// How often a wire that is gone is looked for: in namespaces that may themselves have come and gone, so no notification
+/// can be relied upon.
+const LOOK_FOR_WIRE: Duration = Duration::from_millis(300);
 
 impl Ports {
     /// Take all wires and make or find all TAPs. Everything is checked before anything is changed.
@@ -92,7 +103,7 @@ impl Ports {
                 chip.ns.label()
             ));
         }
-        let mut all = Ports { host, chip, ports: Vec::new(), state, seen: Vec::new() };
+        let mut all = Ports { host, chip, ports: Vec::new(), state, seen: Vec::new(), looked: Instant::now() };
         for p in &specs {
             all.check(p).map_err(|e| format!("port {}: {e}", p.name))?;
         }
@@ -106,28 +117,11 @@ impl Ports {
     }
 
     fn check(&mut self, spec: &PortSpec) -> Result<(), String> {
-        if let WireSpec::Packet { ifname, netns } = &spec.wire {
-            let wire = |e: &dyn std::fmt::Display| format!("wire {}: {e}", spec.wire);
-            let objection = |nl: &mut Netlink, l: &Link| match device::objection(nl, l) {
-                Ok(None) => Ok(()),
-                Ok(Some(no)) => Err(wire(&no)),
-                Err(e) => Err(wire(&e)),
-            };
-            let nl = &mut self.chip.nl;
-            if let Some(l) = nl.link_by_name(ifname).map_err(|e| wire(&e))? {
-                objection(nl, &l)?;
-            } else {
-                let from = origin(netns.as_deref())?;
-                let label = from.label();
-                from.run(|| {
-                    let mut nl = Netlink::open().map_err(|e| wire(&e))?;
-                    match nl.link_by_name(ifname).map_err(|e| wire(&e))? {
-                        Some(l) => objection(&mut nl, &l),
-                        None => Err(wire(&format_args!("there is no device {ifname} in {label}"))),
-                    }
-                })
-                .map_err(|e| e.to_string())??;
-            }
+        if let WireSpec::Packet { ifname, netns } = &spec.wire
+            && !self.wire_is_there(ifname, netns.as_deref()).map_err(|e| format!("wire {}: {e}", spec.wire))?
+        {
+            let label = origin(netns.as_deref())?.label();
+            return Err(format!("wire {}: there is no device {ifname} in {label}", spec.wire));
         }
         let taken = self.host.nl.link_by_name(&spec.name).map_err(|e| e.to_string())?.is_some();
         let ours = match self.state.get(&spec.name).cloned() {
@@ -141,6 +135,22 @@ impl Ports {
             ));
         }
         Ok(())
+    }
+
+    /// Whether there is a device of that name, in the chip's namespace or where it comes from.
+    ///
+    /// # Errors
+    /// One sentence: it can't be a wire.
+    fn wire_is_there(&mut self, ifname: &str, netns: Option<&str>) -> Result<bool, String> {
+        let objection = |nl: &mut Netlink| -> Result<bool, String> {
+            let Some(l) = nl.link_by_name(ifname).map_err(|e| e.to_string())? else { return Ok(false) };
+            device::objection(nl, &l).map_err(|e| e.to_string())?.map_or(Ok(true), Err)
+        };
+        if objection(&mut self.chip.nl)? {
+            return Ok(true);
+        }
+        let from = origin(netns)?;
+        from.run(|| objection(&mut Netlink::open().map_err(|e| e.to_string())?)).map_err(|e| e.to_string())?
     }
 
     /// Let go of what an earlier configuration had: a wire that no port has any more goes back to where it came from.
@@ -185,8 +195,20 @@ impl Ports {
             fault: None,
         };
         let downs = wire_link.as_ref().map_or(0, |l| l.carrier_downs);
-        let (wire, refused) = (wire_link.map(|l| l.index), None);
-        self.ports.push(Port { id, spec, wire, tap, moved, entry, delivering: true, downs, refused });
+        let wire = wire_link.map(|l| l.index);
+        self.ports.push(Port {
+            id,
+            spec,
+            wire,
+            gone: false,
+            objection: None,
+            tap,
+            moved,
+            entry,
+            delivering: true,
+            downs,
+            refused: None,
+        });
         Ok(front)
     }
 
@@ -305,6 +327,76 @@ impl Ports {
             }
         }
         self.seen = now;
+        if self.looked.elapsed() >= LOOK_FOR_WIRE {
+            self.looked = Instant::now();
+            for i in 0..self.ports.len() {
+                if self.ports[i].gone && self.wire_again(i, worker) {
+                    self.refresh(i, worker, &mut changed);
+                }
+            }
+        }
+    }
+
+    /// Take the wire of a port anew if a device of its name is back; whether it was.
+    fn wire_again(&mut self, i: usize, worker: &worker::Handle) -> bool {
+        let spec = self.ports[i].spec.clone();
+        let WireSpec::Packet { ifname, netns } = &spec.wire else { return false };
+        let taken = match self.wire_is_there(ifname, netns.as_deref()) {
+            // Its namespace may be gone with it.
+            Ok(false) => return false,
+            Ok(true) => self.take(ifname, netns.as_deref()),
+            Err(e) => Err(e),
+        };
+        let p = &mut self.ports[i];
+        match taken {
+            Ok((link, wire)) => {
+                worker.wire(p.id, wire);
+                (p.wire, p.gone, p.objection) = (Some(link.index), false, None);
+                (p.downs, p.refused) = (link.carrier_downs, None);
+                info!("port {}: its wire {} is back", spec.name, spec.wire);
+                true
+            }
+            Err(e) => {
+                if p.objection.as_ref() != Some(&e) {
+                    warn!("port {}: its wire {} is not taken again: {e}", spec.name, spec.wire);
+                    p.objection = Some(e);
+                }
+                false
+            }
+        }
+    }
+
+    /// Make the netdevs anew that were deleted. `changed` is told of each.
+    pub fn make_again(&mut self, worker: &worker::Handle, mut changed: impl FnMut(PortId, &PortEntry)) {
+        for i in 0..self.ports.len() {
+            if self.ports[i].entry.fault != Some(PortFault::HostIfDeleted) {
+                continue;
+            }
+            let (id, spec, wire) = (self.ports[i].id, self.ports[i].spec.clone(), self.ports[i].wire);
+            let made = self.tap_again(&spec, wire).and_then(|tap| {
+                worker.host(id, tap.try_clone().map_err(|e| e.to_string())?);
+                Ok(tap)
+            });
+            match made {
+                Ok(tap) => {
+                    self.ports[i].tap = Some(tap);
+                    self.refresh(i, worker, &mut changed);
+                }
+                Err(e) => warn!("port {}: its netdev is not made anew: {e}", spec.name),
+            }
+        }
+    }
+
+    fn tap_again(&mut self, spec: &PortSpec, wire: Option<u32>) -> Result<Tap, String> {
+        let name = &spec.name;
+        if self.host.nl.link_by_name(name).map_err(|e| e.to_string())?.is_some() {
+            return Err(format!(
+                "a device {name} is there that is not this chip's: rename or delete it (ip link del {name})"
+            ));
+        }
+        let wire = wire.and_then(|w| self.chip.nl.link_by_index(w).ok().flatten());
+        let (tap, moved) = self.tap(spec, wire.as_ref())?;
+        tap.ok_or_else(|| format!("it is in another namespace ({})", moved.unwrap_or_default()))
     }
 
     /// Look at every port, whether anything was said about it or not.
@@ -338,6 +430,7 @@ impl Ports {
         if let Some(index) = p.wire {
             match follow(&mut self.chip.nl, p, index, tap.as_ref()) {
                 Ok(Some(w)) => {
+                    p.gone = false;
                     entry.mtu = w.mtu;
                     carrier = w.up() && w.carrier;
                     flap = p.entry.link && carrier && w.carrier_downs != p.downs;
@@ -349,7 +442,10 @@ impl Ports {
                         fault = Some(PortFault::WireRefused);
                     }
                 }
-                Ok(None) => fault = fault.or(Some(PortFault::WireGone)),
+                Ok(None) => {
+                    p.gone = true;
+                    fault = fault.or(Some(PortFault::WireGone));
+                }
                 Err(e) => warn!("port {}: its wire {} can't be looked at: {e}", p.spec.name, p.spec.wire),
             }
         }
@@ -473,13 +569,16 @@ impl Port {
             let name = &entry.name;
             match entry.fault {
                 Some(PortFault::HostIfDeleted) => {
-                    warn!("port {name}: its netdev was deleted; it is down until the chip is restarted");
+                    warn!(
+                        "port {name}: its netdev was deleted; it is down until the chip makes a new one: on SIGHUP \
+                         (systemctl reload virga-asic), or when it is restarted"
+                    );
                 }
                 Some(PortFault::HostIfMoved) => {
                     warn!("port {name}: its netdev was moved to another namespace; it is down until that is back");
                 }
                 Some(PortFault::WireGone) => warn!(
-                    "port {name}: its wire {} is gone; it is down until the chip is restarted with it",
+                    "port {name}: its wire {} is gone; it is down until a device of that name is back",
                     entry.wire
                 ),
                 Some(PortFault::WireRefused) => warn!("port {name}: its wire {} does not come up", entry.wire),

@@ -225,19 +225,25 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
         let i = usize::from(i);
         (dst[i], rest[i]) = t.routes6.start(heads[i].vrf, parse::dst6(chunk[i].frame));
     }
-    // Level by level, each over all that are not at their leaf yet.
+    // Level by level, each over all that are not at their leaf yet; first loads only, as above.
     live[..n6].copy_from_slice(todo6);
     let mut n = n6;
-    for _ in 0..lpm6::STEPS {
-        let mut left = 0;
-        for k in 0..n {
-            let i = usize::from(live[k]);
-            if dst[i] & NODE != 0 {
+    for level in 0..=lpm6::STEPS {
+        if level > 0 {
+            for &i in &live[..n] {
+                t.routes6.touch(dst[usize::from(i)]);
+            }
+            for &i in &live[..n] {
+                let i = usize::from(i);
                 dst[i] = t.routes6.step(dst[i], rest[i]);
                 rest[i] <<= 8;
             }
-            live[left] = i as u8;
-            left += usize::from(dst[i] & NODE != 0);
+        }
+        let mut left = 0;
+        for k in 0..n {
+            let i = live[k];
+            live[left] = i;
+            left += usize::from(dst[usize::from(i)] & NODE != 0);
         }
         n = left;
         if n == 0 {

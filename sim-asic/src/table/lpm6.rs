@@ -78,6 +78,11 @@ impl Lpm6 {
         let (base, bits) = self.root(vrf);
         (self.roots.get(base + (addr >> (128 - bits)) as usize), addr << bits)
     }
+    /// Have a node's first cache line at hand for the step.
+    #[inline(always)]
+    pub(crate) fn touch(&self, cell: u32) {
+        core::hint::black_box(self.slab.get((cell & !NODE) as usize));
+    }
     /// One step down, by the first 8 bits of the rest.
     #[inline(always)]
     pub(crate) fn step(&self, cell: u32, rest: u128) -> u32 {

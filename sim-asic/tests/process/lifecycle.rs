@@ -9,7 +9,7 @@ use hal::{DropReason, FromChip, PortFault, TableId, ToChip};
 use sim_asic::netlink::Netlink;
 use sim_asic::netns::NetNs;
 
-use crate::world::{Agent, World, answer, drops, ip, run, until};
+use crate::world::{Agent, World, answer, drops, ip, run, transfer, until};
 
 pub fn mirror() {
     let mut w = World::new("mirror", 2);
@@ -156,12 +156,59 @@ pub fn moved_and_deleted() {
     let e = a.until_port(0, |e| e.fault == Some(PortFault::HostIfDeleted));
     assert_eq!((e.link, e.admin, e.ifindex), (false, false, 0));
     assert!(w.ping(2, "-c 1 -W 5 10.0.2.1").0, "the other port goes on");
+    // Not by itself: it was deleted on purpose. Nor in the place of a device that has its name now.
+    ip(&format!("-n {} link add swp1 type veth peer name foreign", w.sw()));
+    w.hang_up();
+    until("the chip's word", || w.log().contains("not made anew: a device swp1 is there").then_some(()));
+    ip(&format!("-n {} link del swp1", w.sw()));
+    w.hang_up();
+    let second = a.until_port(0, |e| e.fault.is_none() && e.ifindex != 0).ifindex;
+    assert_ne!(second, index);
+    ip(&format!("-n {} addr add 10.0.1.1/24 dev swp1", w.sw()));
+    ip(&format!("-n {} link set swp1 up", w.sw()));
+    w.until_reaches(1, "10.0.2.2");
+
+    // Deleted while a chip is there and found so by the next: a new one, too.
+    ip(&format!("-n {} link del swp1", w.sw()));
+    a.until_port(0, |e| e.fault == Some(PortFault::HostIfDeleted));
     w.kill();
     w.start();
     let a = w.agent();
     assert_eq!(a.port(0).fault, None);
-    assert_ne!(a.port(0).ifindex, index);
+    assert_ne!(a.port(0).ifindex, second);
     assert_eq!(w.tap("swp1").unwrap().index, a.port(0).ifindex);
+}
+
+pub fn wire_returns() {
+    let mut w = World::new("wback", 2);
+    w.start_with(&["--workers", "2"]);
+    w.address();
+    w.until_reaches(1, "10.0.2.2");
+    let mut a = w.agent();
+    let tap = w.tap("swp2").unwrap();
+    let (sw, h2) = (w.sw(), w.host(2));
+    for round in 0..3 {
+        ip(&format!("-n {h2} link del eth0"));
+        let e = a.until_port(1, |e| e.fault == Some(PortFault::WireGone));
+        assert!(!e.link);
+        w.until_tap("has no carrier", "swp2", |l| !l.carrier);
+        assert!(w.ping(1, "-c 1 -W 5 10.0.1.1").0, "the other port goes on");
+        // One that something else uses is not taken, and it is said why.
+        ip(&format!("-n {sw} link add other type veth peer name eth0 netns {h2}"));
+        ip(&format!("-n {sw} addr add 192.0.2.{round}/32 dev other"));
+        ip(&format!("-n {sw} link set other name {}", w.wire(2)));
+        until("the chip's word", || w.log().contains(&format!("has the address 192.0.2.{round}")).then_some(()));
+        ip(&format!("-n {sw} addr flush dev {}", w.wire(2)));
+        a.until_port(1, |e| e.fault.is_none());
+        ip(&format!("-n {h2} addr add 10.0.2.2/24 dev eth0"));
+        ip(&format!("-n {h2} link set eth0 up"));
+        ip(&format!("-n {h2} route add default via 10.0.2.1"));
+        a.until_port(1, |e| e.link);
+        w.until_reaches(1, "10.0.2.2");
+        assert_eq!(w.tap("swp2").map(|l| (l.index, l.mac)), Some((tap.index, tap.mac)), "the same netdev");
+    }
+    let ns = |i| NetNs::open(&w.host(i)).unwrap();
+    transfer(&ns(1), &ns(2), "10.0.2.2", 2 << 20);
 }
 
 pub fn restart() {

@@ -34,6 +34,7 @@ fn tests() -> Vec<Test> {
         ("lifecycle::carrier_admin_and_mtu_are_mirrored", lifecycle::mirror, always),
         ("lifecycle::a_refused_mtu_is_reported", lifecycle::refused_mtu, lifecycle::needs_macvlan),
         ("lifecycle::a_netdev_that_moves_or_goes", lifecycle::moved_and_deleted, always),
+        ("lifecycle::a_wire_that_goes_and_comes_back", lifecycle::wire_returns, always),
         ("lifecycle::a_restart_finds_everything_again", lifecycle::restart, always),
         ("lifecycle::ports_change_wires", lifecycle::other_wires, always),
         ("lifecycle::release_gives_everything_back", lifecycle::release, always),

@@ -170,6 +170,12 @@ impl World {
         c.wait().unwrap();
     }
 
+    /// SIGHUP.
+    pub fn hang_up(&self) {
+        let pid = rustix::process::Pid::from_child(self.chip.as_ref().unwrap());
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
+    }
+
     /// SIGTERM; its exit status.
     pub fn stop(&mut self) -> bool {
         let mut c = self.chip.take().unwrap();
