@@ -167,6 +167,11 @@ impl Snapshot {
         self.neighbours.iter().find(|n| n.port == port && n.addr == a)
     }
 
+    /// The neighbours on a port that have that MAC.
+    pub fn owners(&self, port: usize, mac: Mac) -> impl Iterator<Item = IpAddr> {
+        self.neighbours.iter().filter(move |n| n.port == port && n.mac == Some(mac)).map(|n| n.addr)
+    }
+
     /// Members of the route that a packet to `d` takes.
     pub fn members(&self, d: IpAddr) -> Vec<Member> {
         let best = self
