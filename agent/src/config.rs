@@ -1,10 +1,9 @@
-//! The agent's section of `/etc/virga/virga.toml`.
+//! The agent's section of `/etc/virga/virga.toml`, with its defaults.
 //!
-//! An unknown key is an error that names the file, the key and the nearest valid one. `[chip]` is `virga-asic`'s and only allowed for here.
+//! The file is checked as a whole, as the chip checks it: a wrong `[chip]` is found by whichever program starts first. An unknown
+//! key is an error that names the file, the key and the nearest valid one.
 
 use std::path::{Path, PathBuf};
-
-use serde::Deserialize;
 
 /// Where it is looked for unless `--config` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/virga/virga.toml";
@@ -14,8 +13,7 @@ pub const DEFAULT_SOCKET: &str = "/run/virga/virgad.sock";
 pub const DEFAULT_CHIP: &str = "unix:/run/virga/asic.sock";
 
 /// `[agent]`.
-#[derive(Clone, PartialEq, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Agent {
     /// `unix:PATH` of the chip.
     pub chip: String,
@@ -38,10 +36,11 @@ impl Default for Agent {
     }
 }
 
-/// Its keys.
-const KEYS: &[&str] = &["chip", "socket", "record", "receive-buffer"];
-/// Sections of the file.
-const SECTIONS: &[&str] = &["chip", "agent"];
+/// Sections of the file, and their keys: only for hints, the chip's crate knows what is valid.
+const SECTIONS: [(&str, &[&str]); 2] = [
+    ("chip", &["profile", "port", "listen", "netns", "host-netns", "policer"]),
+    ("agent", &["chip", "socket", "record", "receive-buffer"]),
+];
 
 /// Read `file`, or the default one, which may be missing.
 ///
@@ -62,28 +61,26 @@ pub fn load(file: Option<&Path>) -> Result<Agent, String> {
 /// # Errors
 /// One sentence without the file's name.
 pub fn parse(text: &str) -> Result<Agent, String> {
-    let mut doc: toml::Table = text.parse().map_err(|e: toml::de::Error| place(text, &e))?;
-    for key in doc.keys() {
-        known(key, "section", SECTIONS, |k| format!("[{k}]"))?;
+    let doc: toml::Table = text.parse().map_err(|e: toml::de::Error| place(text, &e))?;
+    for (name, section) in &doc {
+        let Some((_, keys)) = SECTIONS.iter().find(|s| s.0 == name) else {
+            return Err(unknown(name, "section", &SECTIONS.map(|s| s.0), |k| format!("[{k}]")));
+        };
+        let toml::Value::Table(table) = section else {
+            return Err(format!("{name:?} is not a section: write [{name}]"));
+        };
+        if let Some(key) = table.keys().find(|k| !keys.contains(&k.as_str())) {
+            return Err(unknown(key, &format!("key in [{name}]"), keys, str::to_owned));
+        }
     }
-    let Some(agent) = doc.remove("agent") else { return Ok(Agent::default()) };
-    let toml::Value::Table(table) = &agent else {
-        return Err("\"agent\" is not a section: write [agent]".into());
-    };
-    for key in table.keys() {
-        known(key, "key in [agent]", KEYS, str::to_owned)?;
-    }
-    // Once more from the text, since only so an error knows its line.
-    #[derive(Deserialize)]
-    struct File {
-        #[serde(default)]
-        agent: Agent,
-    }
-    let f: File = toml::from_str(text).map_err(|e| place(text, &e))?;
-    if f.agent.receive_buffer == 0 {
-        return Err("agent.receive-buffer is 0: it takes bytes, 67108864 for example".into());
-    }
-    Ok(f.agent)
+    let a = sim_asic::config::parse(text)?.agent;
+    let default = Agent::default();
+    Ok(Agent {
+        chip: a.chip.unwrap_or(default.chip),
+        socket: a.socket.unwrap_or(default.socket),
+        record: a.record,
+        receive_buffer: a.receive_buffer.unwrap_or(default.receive_buffer),
+    })
 }
 
 /// The error with its line, in one line.
@@ -93,14 +90,11 @@ fn place(text: &str, e: &toml::de::Error) -> String {
     line.map_or(what.clone(), |l| format!("line {l}: {what}"))
 }
 
-fn known(key: &str, what: &str, valid: &[&str], show: impl Fn(&str) -> String) -> Result<(), String> {
-    if valid.contains(&key) {
-        return Ok(());
-    }
+fn unknown(key: &str, what: &str, valid: &[&str], show: impl Fn(&str) -> String) -> String {
     let all: Vec<_> = valid.iter().map(|k| show(k)).collect();
     let near = valid.iter().min_by_key(|k| distance(key, k)).filter(|k| distance(key, k) <= 1 + key.len() / 3);
     let hint = near.map_or(String::new(), |k| format!(" did you mean {}?", show(k)));
-    Err(format!("unknown {what}: {};{hint} valid are {}", show(key), all.join(", ")))
+    format!("unknown {what}: {};{hint} valid are {}", show(key), all.join(", "))
 }
 
 /// Edits (insert, delete, replace) between two words.
@@ -126,7 +120,7 @@ mod tests {
     #[test]
     fn nothing_said_means_defaults_and_what_is_said_counts() {
         assert_eq!(parse("").unwrap(), Agent::default());
-        let a = parse("[chip]\nanything = 1\n[agent]\nsocket = \"/x\"\nreceive-buffer = 4096\n").unwrap();
+        let a = parse("[chip]\nport = [\"swp1=none\"]\n[agent]\nsocket = \"/x\"\nreceive-buffer = 4096\n").unwrap();
         assert_eq!((a.socket, a.receive_buffer), (PathBuf::from("/x"), 4096));
     }
 
@@ -140,6 +134,12 @@ mod tests {
             ("[agent]\nreceive-buffer = 0\n", "receive-buffer is 0"),
             ("[agent\n", "line 1: "),
             ("agent = 3\n", "write [agent]"),
+            // The chip's section as well.
+            ("[chip]\nprot = []\n", "unknown key in [chip]: prot; did you mean port?"),
+            ("[chip]\nport = [\"swp1\"]\n", "NAME=WIRE"),
+            ("[chip]\nport = 3\n", "line 2: "),
+            ("[chip.policer]\narpp = { rate = 1, burst = 1 }\n", "no trap class \"arpp\""),
+            ("[chip]\nprofile = \"huge\"\n", "small, tor, unlimited"),
         ] {
             let e = parse(text).unwrap_err();
             assert!(e.contains(has), "{e}");

@@ -20,7 +20,7 @@ use crate::edge::http::{Asker, Listener};
 use crate::edge::monitor::Monitor;
 use crate::edge::runner::{Journal, Msg, Runner};
 use crate::edge::wake::Waker;
-use crate::edge::{dump, http, log, poller, request, service};
+use crate::edge::{dump, http, log, poller, request, serve, service};
 use crate::input::{Reply, Request};
 
 /// Requests to the kernel that may wait.
@@ -58,11 +58,7 @@ pub fn command() -> clap::Command {
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let options = match Options::try_parse_from(args) {
         Ok(o) => o,
-        Err(e) => {
-            // Help and version come here too.
-            let _ = e.print();
-            return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
-        }
+        Err(e) => return crate::cli::usage("virgad", &e),
     };
     log::init();
     match run(options) {
@@ -199,8 +195,7 @@ async fn serve(
     let mut int = signal(SignalKind::interrupt()).map_err(fail)?;
     let asker = Asker::new(inbox.clone(), waker.clone());
     let socket = listener.inner.try_clone().and_then(tokio::net::UnixListener::from_std).map_err(fail)?;
-    let server = axum::serve(socket, http::router(asker.clone()));
-    tokio::spawn(async move { server.await });
+    tokio::spawn(serve::serve(socket, http::router(asker.clone()), serve::Times::default()));
     tokio::spawn(announce(asker));
     tokio::spawn(service::watchdog(beat));
     let early = tokio::select! {

@@ -109,6 +109,8 @@ pub enum Input {
     },
     /// Nothing happened but time.
     Tick,
+    /// Something is wrong at the edge that the operator should know: a standing warning.
+    Warning(String),
 }
 
 /// One thing that the edge is to do.

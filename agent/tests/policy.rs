@@ -406,10 +406,21 @@ fn masters(w: &World, r: &mut Reader) -> Outcome {
 
 fn legacy_tables(w: &World, r: &mut Reader) -> Outcome {
     w.expect(r, "none yet", &[])?;
-    register("filter", false)?;
-    w.expect(r, "IPv4's filter table", &[Scope::V4])?;
-    if register("mangle", true).is_ok() {
-        w.expect(r, "IPv6's mangle table", &[Scope::V4, Scope::V6])?;
+    for (table, v6, closed) in [("filter", false, Scope::V4), ("filter", true, Scope::V6), ("mangle", true, Scope::V6)]
+    {
+        if let Err(e) = register(table, v6) {
+            println!("{table}: {}", e.message().unwrap_or_default());
+            continue;
+        }
+        w.expect(r, "an empty table", &[])?;
+        policy_of_forward(table, v6, DROP)?;
+        w.expect(r, "its policy drops", &[closed])?;
+        policy_of_forward(table, v6, ACCEPT)?;
+        w.expect(r, "its policy accepts again", &[])?;
+    }
+    // Tracks connections, rules or not.
+    if register("nat", false).is_ok() {
+        w.expect(r, "IPv4's empty nat table", &[Scope::V4])?;
     }
     Ok(())
 }
@@ -675,4 +686,48 @@ fn register(table: &str, v6: bool) -> Outcome {
     // SAFETY: `info` has the size of `struct ipt_getinfo` and `len` says so.
     let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, 64, info.as_mut_ptr().cast(), &mut len) };
     if r == 0 { Ok(()) } else { Err(format!("legacy table {table}: {}", std::io::Error::last_os_error()).into()) }
+}
+
+/// Verdicts of a standard target.
+const DROP: i32 = -1;
+const ACCEPT: i32 = -2;
+
+/// Sets the policy of a legacy table's forward chain, as `iptables -P FORWARD` does (`IPT_SO_GET_ENTRIES`, `IPT_SO_SET_REPLACE`).
+fn policy_of_forward(table: &str, v6: bool, verdict: i32) -> Outcome {
+    use rustix::net::{AddressFamily, SocketType, socket};
+    let (family, level) = if v6 { (AddressFamily::INET6, libc::SOL_IPV6) } else { (AddressFamily::INET, libc::SOL_IP) };
+    let socket = socket(family, SocketType::DGRAM, None)?;
+    let get = |option: i32, buf: &mut [u8]| -> Outcome {
+        let mut len = buf.len() as libc::socklen_t;
+        // SAFETY: `buf` has `len` bytes.
+        let r = unsafe { libc::getsockopt(socket.as_raw_fd(), level, option, buf.as_mut_ptr().cast(), &mut len) };
+        if r == 0 { Ok(()) } else { Err(format!("{table}: {}", std::io::Error::last_os_error()).into()) }
+    };
+    let u32_at = |b: &[u8], at: usize| u32::from_ne_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+    let mut info = [0u8; 84];
+    info[..table.len()].copy_from_slice(table.as_bytes());
+    get(64, &mut info)?;
+    let (count, size) = (u32_at(&info, 76), u32_at(&info, 80));
+    let mut entries = vec![0u8; 40 + size as usize];
+    entries[..table.len()].copy_from_slice(table.as_bytes());
+    entries[32..36].copy_from_slice(&size.to_ne_bytes());
+    get(65, &mut entries)?;
+    // NF_INET_FORWARD is 2: its underflow is the third of the second five.
+    let at = 40 + u32_at(&info, 36 + 20 + 8) as usize;
+    let offset = at + if v6 { 140 } else { 88 };
+    let target = at + usize::from(u16::from_ne_bytes([entries[offset], entries[offset + 1]]));
+    entries[target + 32..target + 36].copy_from_slice(&verdict.to_ne_bytes());
+    let mut counters = vec![0u64; 2 * count as usize];
+    // `struct ipt_replace`: name, hooks, number, size, entry points, underflows, number and address of counters, entries.
+    let mut replace = info[..36].to_vec();
+    replace.extend(count.to_ne_bytes());
+    replace.extend(size.to_ne_bytes());
+    replace.extend(&info[36..76]);
+    replace.extend(count.to_ne_bytes());
+    replace.extend((counters.as_mut_ptr() as usize).to_ne_bytes());
+    replace.extend(&entries[40..]);
+    let len = replace.len() as libc::socklen_t;
+    // SAFETY: `replace` has `len` bytes, and `counters` room for as many counters as it says, which the kernel writes.
+    let r = unsafe { libc::setsockopt(socket.as_raw_fd(), level, 64, replace.as_ptr().cast(), len) };
+    if r == 0 { Ok(()) } else { Err(format!("{table}: {}", std::io::Error::last_os_error()).into()) }
 }

@@ -1,8 +1,9 @@
-//! The chip's section of `/etc/virga/virga.toml`, and its profiles. Reading only: no default is looked up on the machine here.
+//! `/etc/virga/virga.toml`, which chip and agent share and each check as a whole, and the chip's profiles. Reading only: no
+//! default is looked up on the machine here.
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use hal::{Profile, TrapClass};
@@ -25,7 +26,7 @@ pub const PROFILES: [(&str, &str); 3] = [
 /// The profile used if none is named.
 pub const PROFILE: &str = "tor";
 
-/// The whole file; the agent's section is the agent's to read.
+/// The whole file.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct File {
@@ -34,7 +35,21 @@ pub struct File {
     pub chip: Chip,
     /// `[agent]`
     #[serde(default)]
-    pub agent: toml::Table,
+    pub agent: Agent,
+}
+
+/// `[agent]`: the chip only checks it, so that a typo is not left for the other program to find.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Agent {
+    /// `unix:PATH` of the chip, or `embedded`.
+    pub chip: Option<String>,
+    /// Where operators reach the agent.
+    pub socket: Option<PathBuf>,
+    /// Journal of the agent's inputs and outputs, if one is to be kept.
+    pub record: Option<PathBuf>,
+    /// Receive buffer of the agent's netlink socket, in bytes.
+    pub receive_buffer: Option<usize>,
 }
 
 /// `[chip]`: the same words as the options, which go before it.
@@ -78,15 +93,40 @@ fn one_line(text: &str, e: &toml::de::Error) -> String {
     line.map_or_else(|| message.clone(), |l| format!("line {l}: {message}"))
 }
 
-fn parse(text: &str) -> Result<File, String> {
+/// The file from its text, both sections checked.
+///
+/// # Errors
+/// One sentence without the file's name.
+pub fn parse(text: &str) -> Result<File, String> {
     let file: File = toml::from_str(text).map_err(|e| one_line(text, &e))?;
-    for name in file.chip.policer.keys() {
+    let (chip, agent) = (&file.chip, &file.agent);
+    for name in chip.policer.keys() {
         if !TrapClass::ALL.iter().any(|c| c.name() == name) {
             let all: Vec<_> = TrapClass::ALL.iter().map(|c| c.name()).collect();
             return Err(format!("[chip.policer]: there is no trap class {name:?}; there are {}", all.join(", ")));
         }
     }
+    ports(&chip.port).map_err(|e| format!("[chip]: {e}"))?;
+    // A file may be another machine's to read.
+    if let Some(name) = chip.profile.as_deref().filter(|n| !is_file(n)) {
+        profile(name).map_err(|e| format!("[chip]: {e}"))?;
+    }
+    let unix = |w: &str| w.strip_prefix("unix:").is_some_and(|p| !p.is_empty());
+    if let Some(l) = chip.listen.as_deref().filter(|l| !unix(l)) {
+        return Err(format!("[chip]: listen {l:?} is not unix:PATH"));
+    }
+    if let Some(c) = agent.chip.as_deref().filter(|c| !unix(c) && *c != "embedded") {
+        return Err(format!("[agent]: the chip {c:?} is neither unix:PATH nor embedded"));
+    }
+    if agent.receive_buffer == Some(0) {
+        return Err("agent.receive-buffer is 0: it takes bytes, 67108864 for example".into());
+    }
     Ok(file)
+}
+
+/// Whether a profile's name is that of a file.
+fn is_file(profile: &str) -> bool {
+    profile.contains('/') || profile.ends_with(".toml")
 }
 
 impl Chip {
@@ -116,7 +156,7 @@ impl Chip {
 /// # Errors
 /// One sentence that names it and what is wrong.
 pub fn profile(name: &str) -> Result<Profile, String> {
-    let text = if name.contains('/') || name.ends_with(".toml") {
+    let text = if is_file(name) {
         &fs::read_to_string(name).map_err(|e| format!("profile {name} can't be read: {e}"))?
     } else {
         let names = PROFILES.map(|p| p.0).join(", ");
@@ -205,8 +245,9 @@ mod tests {
             assert_eq!(profile(name).unwrap().name, name);
         }
         assert!(profile("huge").unwrap_err().contains("small, tor, unlimited"));
-        let f =
-            parse("[chip]\nport = [\"swp1=none\"]\n[chip.policer]\narp = { rate = 7, burst = 8 }\n[agent]\nx.y = 1\n");
+        let f = parse(
+            "[chip]\nport = [\"swp1=none\"]\n[chip.policer]\narp = { rate = 7, burst = 8 }\n[agent]\nsocket = \"/x\"\n",
+        );
         let f = f.unwrap();
         assert_eq!(f.chip.rate(TrapClass::Arp), Rate { rate: 7, burst: 8 });
         assert_eq!(f.chip.rate(TrapClass::Nd), policer::default(TrapClass::Nd));
@@ -220,6 +261,18 @@ mod tests {
         assert!(e("[chip.policer]\narpp = { rate = 1, burst = 1 }\n").contains("no trap class \"arpp\""));
         for bad in ["[chip", "[chip]\nport = 3\n"] {
             assert!(!e(bad).contains('\n'), "{}", e(bad));
+        }
+        // The agent's section as well.
+        for (bad, has) in [
+            ("[agent]\nsokcet = \"/x\"\n", "line 2: unknown field `sokcet`"),
+            ("[agent]\nchip = \"tcp:1\"\n", "neither unix:PATH nor embedded"),
+            ("[agent]\nreceive-buffer = 0\n", "receive-buffer is 0"),
+            ("[agent]\nreceive-buffer = \"big\"\n", "line 2: invalid type"),
+            ("[chip]\nport = [\"swp1\"]\n", "NAME=WIRE"),
+            ("[chip]\nprofile = \"huge\"\n", "small, tor, unlimited"),
+            ("[chip]\nlisten = \"/x\"\n", "is not unix:PATH"),
+        ] {
+            assert!(e(bad).contains(has) && !e(bad).contains('\n'), "{}", e(bad));
         }
     }
 

@@ -146,6 +146,45 @@ fn outside(name: &str, skips: &Skips) -> Result<Completion, Failed> {
     Err(Failed::from(format!("{}\n{stdout}{}", out.status, String::from_utf8_lossy(&out.stderr))))
 }
 
+/// Run another scenario of this executable once more, as an ordinary user: what is built lies where that user can read it, and TAPs
+/// may be asked for by all, as udev has it.
+///
+/// # Errors
+/// It failed, or a skip.
+pub fn as_user(name: &str) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let map = std::fs::read_to_string("/proc/self/uid_map")?;
+    if map.split_whitespace().nth(1) != Some("0") {
+        return Err(Skip("already run by an ordinary user: every scenario tests this".into()).into());
+    }
+    crate::need("setpriv", "util-linux")?;
+    rustix::mount::mount("dev", "/dev/net", "tmpfs", rustix::mount::MountFlags::empty(), None)?;
+    crate::run(Command::new("mknod").args(["-m", "666", "/dev/net/tun", "c", "10", "200"]))?;
+    // As in the build: the programs beside the directory of the tests. Not below /run, which is the scenario's own inside.
+    rustix::mount::mount("public", "/mnt", "tmpfs", rustix::mount::MountFlags::empty(), None)?;
+    let deps = Path::new("/mnt/deps");
+    std::fs::create_dir_all(deps)?;
+    for (from, to) in [(crate::virga_exe()?, "/mnt/virga"), (std::env::current_exe()?, "/mnt/deps/scenario")] {
+        std::fs::copy(from, to)?;
+        std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o755))?;
+    }
+    for dir in [Path::new("/mnt"), deps] {
+        std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o755))?;
+    }
+    let mut c = Command::new("setpriv");
+    c.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "/mnt/deps/scenario"]);
+    let out = c.env(INSIDE, name).current_dir("/").output()?;
+    let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+    match out.status.code() {
+        Some(0) => Ok(()),
+        Some(77) => {
+            let why = text.lines().rev().find_map(|l| l.strip_prefix(SKIP));
+            Err(Skip(why.unwrap_or("for a reason it did not say").into()).into())
+        }
+        _ => anyhow::bail!("as an ordinary user: {}\n{text}{errors}", out.status),
+    }
+}
+
 fn inside(scenario: fn() -> Result<()>) -> ExitCode {
     match enter() {
         Ok(Side::Outside(code)) => return code,

@@ -12,6 +12,7 @@ pub mod harness;
 pub mod kernel;
 pub mod net;
 pub mod oracle;
+pub mod proxy;
 pub mod scenario;
 pub mod traffic;
 pub mod world;

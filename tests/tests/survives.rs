@@ -1,13 +1,18 @@
 //! Kills, full tables, overruns: what must go on goes on, and what was lost is made again.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::IpAddr;
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use hal::{Op, Record, TableId};
 use rustix::process::Signal;
+use serde_json::Value;
+use virga_tests::harness::as_user;
+use virga_tests::proxy::Proxy;
 use virga_tests::traffic::{flood, ping_all, poke, tcp};
 use virga_tests::{LIMIT, World, check, ip, net, on, run, settle, wait_for, world, world_with};
 
@@ -18,9 +23,46 @@ fn main() -> ExitCode {
         ("changes_while_the_agent_was_away", changes_while_the_agent_was_away),
         ("killed_chip_is_programmed_again", killed_chip_is_programmed_again),
         ("twenty_thousand_routes", twenty_thousand_routes),
+        ("stopped_agent_is_overrun_and_recovers", stopped_agent_is_overrun_and_recovers),
         ("full_tables_still_reach_everything", full_tables_still_reach_everything),
         ("second_agent_is_refused", second_agent_is_refused),
+        ("both_killed_and_the_agent_first", both_killed_and_the_agent_first),
+        ("corrupted_chip_is_noticed", corrupted_chip_is_noticed),
+        ("silent_chip_is_given_up", silent_chip_is_given_up),
+        // What an ordinary user gets: a user namespace, and the receive buffer that net.core.rmem_max allows.
+        ("user_killed_agent_loses_no_packet", || as_user("killed_agent_loses_no_packet")),
+        ("user_changes_while_the_agent_was_away", || as_user("changes_while_the_agent_was_away")),
+        ("user_killed_chip_is_programmed_again", || as_user("killed_chip_is_programmed_again")),
+        ("user_twenty_thousand_routes", || as_user("twenty_thousand_routes")),
+        ("user_stopped_agent_is_overrun_and_recovers", || as_user("stopped_agent_is_overrun_and_recovers")),
+        ("user_full_tables_still_reach_everything", || as_user("full_tables_still_reach_everything")),
     ])
+}
+
+/// `virga -j status`.
+fn status(w: &World) -> Result<Value> {
+    Ok(serde_json::from_str(&run(w.virga().args(["-j", "status"]))?)?)
+}
+
+/// Operations that the agent which runs now has sent to the chip.
+fn sent(w: &World) -> Result<u64> {
+    status(w)?["operations"]["sent"].as_u64().context("status counts no operations")
+}
+
+/// All that the chip holds, by table and key.
+fn tables(w: &World) -> Result<BTreeMap<String, Value>> {
+    let mut all = BTreeMap::new();
+    for t in TableId::ALL.iter().filter(|t| **t != TableId::Port) {
+        let rows: Vec<Value> = serde_json::from_str(&run(w.virga().args(["-j", "table", "show", t.name()]))?)?;
+        all.extend(rows.into_iter().map(|r| (format!("{} {}", t.name(), r["key"]), r["entry"].clone())));
+    }
+    Ok(all)
+}
+
+/// Entries that one has and the other has not, or otherwise.
+fn difference(a: &BTreeMap<String, Value>, b: &BTreeMap<String, Value>) -> Vec<String> {
+    let keys: std::collections::BTreeSet<_> = a.keys().chain(b.keys()).collect();
+    keys.into_iter().filter(|k| a.get(*k) != b.get(*k)).cloned().collect()
 }
 
 fn agent(w: &World) -> Result<&virga::lab::daemon::Daemon> {
@@ -51,10 +93,13 @@ fn killed_agent_loses_no_packet() -> Result<()> {
     let mut fast = flood(h1, h2.v4(), "-i 0.002 -c 2000 -W 2")?;
     let mut fast6 = flood(h1, h2.v6(), "-i 0.002 -c 2000 -W 2")?;
     let mut slow = flood(w.host(3), w.host(3).gateway4(), "-i 0.005 -c 800 -W 2")?;
-    // Moments that have nothing to do with each other.
-    for pause in [0, 37, 113] {
-        thread::sleep(Duration::from_millis(pause));
+    // Moments that have nothing to do with each other, told by the packets themselves.
+    let begun = net::received(h2)?;
+    for packets in [20, 257, 640] {
+        wait_for("packets", LIMIT, || (net::received(h2).ok()? >= begun + packets).then_some(()))?;
         kill_agent(&w)?;
+        let ops = sent(&w)?;
+        ensure!(ops == 0, "nothing had changed, and the next agent sent {ops} operations");
     }
     ensure!(fast.running()? || fast6.running()? || slow.running()?, "the traffic ended before the last kill");
     for (what, flood) in [("IPv4", fast), ("IPv6", fast6), ("slow path", slow)] {
@@ -85,6 +130,7 @@ fn changes_while_the_agent_was_away() -> Result<()> {
     ip("route add 10.8.0.0/24 via 10.0.2.2")?;
     ip("route add 10.9.0.0/24 via 10.0.2.2")?;
     settle(&w)?;
+    let before = tables(&w)?;
     agent(&w)?.stop_with(Signal::KILL);
     ip("route del 10.8.0.0/24")?;
     ip("route replace 10.9.0.0/24 via 10.0.3.2")?;
@@ -93,7 +139,11 @@ fn changes_while_the_agent_was_away() -> Result<()> {
     ping_all(w.host(1), w.host(2).v4(), "-c 20 -i 0.01 -W 2")?;
     agent(&w)?.resume();
     wait_for("the next agent", LIMIT, || settle(&w).ok())?;
-    check(&w)
+    check(&w)?;
+    let (ops, changed) = (sent(&w)?, difference(&before, &tables(&w)?));
+    ensure!(changed.iter().any(|k| k.contains("10.9.0.0")), "{changed:?}");
+    ensure!(ops == changed.len() as u64, "{ops} operations for {} entries that changed: {changed:#?}", changed.len());
+    Ok(())
 }
 
 fn killed_chip_is_programmed_again() -> Result<()> {
@@ -150,6 +200,136 @@ fn twenty_thousand_routes() -> Result<()> {
     // kernel-facts 1: all through one port vanish without a message.
     ip("link set swp3 down")?;
     settle(&w)?;
+    check(&w)
+}
+
+/// Notifications of 20,000 routes do not fit into any buffer while nobody reads.
+fn stopped_agent_is_overrun_and_recovers() -> Result<()> {
+    let w = world()?;
+    first_exchange(&w)?;
+    let overruns = |w: &World| status(w)?["overruns"].as_u64().context("status counts no overruns");
+    let (before, pid) = (overruns(&w)?, agent(&w)?.pid());
+    ensure!(agent(&w)?.signal(Signal::STOP), "the agent did not run");
+    // As root the buffer is large: as many routes more as it takes.
+    let buffer = buffer(&w)?;
+    let n = 20_000.max(u32::try_from(buffer / 500)?);
+    batch((0..n).map(|n| format!("route add {} via 10.0.{}.2", prefix(n), 2 + n % 3)))?;
+    ip("link set swp4 down")?;
+    ping_all(w.host(1), w.host(2).v4(), "-c 20 -i 0.01 -W 2")?;
+    ensure!(agent(&w)?.signal(Signal::CONT), "the agent is gone");
+    settle(&w)?;
+    check(&w)?;
+    ensure!(agent(&w)?.pid() == pid, "another agent did it");
+    ensure!(overruns(&w)? > before, "nothing was overrun by {n} routes in {buffer} bytes");
+    let shown = run(w.virga().args(["-j", "status"]))?;
+    ensure!(status(&w)?["repairs"] == 0, "{shown}");
+    Ok(())
+}
+
+/// The receive buffer that the agent was granted, in bytes, from its log.
+fn buffer(w: &World) -> Result<usize> {
+    let log = std::fs::read_to_string(&agent(w)?.spec().log)?;
+    let kib = log.split("netlink receive buffer ").nth(1).and_then(|t| t.split(' ').next()).context("no buffer")?;
+    Ok(kib.parse::<usize>()? << 10)
+}
+
+fn both_killed_and_the_agent_first() -> Result<()> {
+    let w = world()?;
+    first_exchange(&w)?;
+    agent(&w)?.stop_with(Signal::KILL);
+    w.chip.stop_with(Signal::KILL);
+    ip("route add 10.9.0.0/24 via 10.0.2.2")?;
+    agent(&w)?.resume();
+    // It is there, says what it waits for, and waits.
+    let said = wait_for("the agent", LIMIT, || run(w.virga().arg("status")).ok())?;
+    ensure!(said.contains("the chip has not connected yet"), "{said}");
+    let out = w.virga().args(["settle", "--timeout", "0.2"]).output()?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.code() == Some(1) && text.contains("the chip has not connected yet"), "{text}");
+    w.chip.resume();
+    wait_for("settling", LIMIT, || settle(&w).ok())?;
+    check(&w)?;
+    wait_for("the way to h2", LIMIT, || poke(w.host(1), w.host(2).v4()).ok()?.then_some(()))
+}
+
+/// Agent and chip with a go-between, after a first exchange.
+fn world_with_proxy() -> Result<(World, Proxy)> {
+    // Where the chip listens is known before it does.
+    let run = Path::new(virga::lab::world::RUN);
+    std::fs::create_dir_all(run)?;
+    let proxy = Proxy::new(&run.join("proxy.sock"), &run.join("asic.sock"))?;
+    let w = world_with(|c| c.agent_args = vec!["--chip".into(), proxy.address()])?;
+    first_exchange(&w)?;
+    Ok((w, proxy))
+}
+
+fn corrupted_chip_is_noticed() -> Result<()> {
+    let (w, proxy) = world_with_proxy()?;
+    ip("route add 10.9.0.0/24 via 10.0.2.2")?;
+    ip("-6 route add 2001:db8:9::/48 via 2001:db8:2::2")?;
+    wait_for("the gateway by IPv4", LIMIT, || poke(w.host(1), "10.9.0.1".parse::<IpAddr>().ok()?).ok())?;
+    settle(&w)?;
+    check(&w)?;
+    for t in TableId::ALL.iter().filter(|t| **t != TableId::Port) {
+        let entries = proxy.table(*t)?;
+        let first = entries.first().with_context(|| format!("table {t} is empty"))?;
+        // The least that can go wrong: an entry is not what it was, or not there.
+        let op = match first.clone() {
+            Record::Switch(k, mut e) => {
+                e.hash4 = if e.hash4 == hal::HashPolicy::L3 { hal::HashPolicy::L4 } else { hal::HashPolicy::L3 };
+                Op::Set(Record::Switch(k, e))
+            }
+            Record::Rif(k, mut e) => {
+                e.mtu4 -= 1;
+                Op::Set(Record::Rif(k, e))
+            }
+            Record::Neigh4(k, mut e) => {
+                e.mac.0[5] ^= 1;
+                Op::Set(Record::Neigh4(k, e))
+            }
+            Record::Group(k, mut e) => {
+                e.members.iter_mut().for_each(|m| m.weight += 1);
+                Op::Set(Record::Group(k, e))
+            }
+            other => Op::Remove(other.key()),
+        };
+        proxy.write(op.clone())?;
+        let out = w.virga().arg("check").output()?;
+        let said = String::from_utf8_lossy(&out.stdout).into_owned();
+        ensure!(out.status.code() == Some(1) && said.contains(t.name()), "{op}: {}\n{said}", out.status);
+        // The next agent finds that difference, and nothing else.
+        let before = proxy.ops();
+        kill_agent(&w)?;
+        check(&w)?;
+        let ops = proxy.ops() - before;
+        ensure!(ops == 1 && sent(&w)? == 1, "{op}: mended by {ops} operations");
+    }
+    Ok(())
+}
+
+fn silent_chip_is_given_up() -> Result<()> {
+    let (w, proxy) = world_with_proxy()?;
+    let pid = agent(&w)?.pid();
+    proxy.silence(true);
+    ip("route add 10.9.0.0/24 via 10.0.2.2")?;
+    // The agent answers all the while.
+    wait_for("a sentence", LIMIT * 2, || {
+        run(w.virga().arg("status")).ok().filter(|s| s.contains("left a request unanswered for 10 s"))
+    })?;
+    ping_all(w.host(1), w.host(2).v4(), "-c 20 -i 0.01 -W 2")?;
+    proxy.silence(false);
+    wait_for("settling", LIMIT * 2, || settle(&w).ok())?;
+    check(&w)?;
+    ensure!(agent(&w)?.pid() == pid, "another agent did it");
+    ensure!(status(&w)?["repairs"] == 0, "{}", run(w.virga().arg("status"))?);
+    // A chip that is stopped, and goes on.
+    ensure!(w.chip.signal(Signal::STOP), "the chip does not run");
+    wait_for("a sentence", LIMIT * 2, || {
+        run(w.virga().arg("status")).ok().filter(|s| s.contains("left a request unanswered for 10 s"))
+    })?;
+    ip("route add 10.10.0.0/24 via 10.0.2.2")?;
+    ensure!(w.chip.signal(Signal::CONT), "the chip is gone");
+    wait_for("settling", LIMIT * 2, || settle(&w).ok())?;
     check(&w)
 }
 

@@ -115,16 +115,14 @@ impl Context {
     /// # Errors
     /// One sentence.
     pub fn show_pages(&self, url: &str, text: fn(&Value) -> String) -> Result<ExitCode, String> {
-        let mut first = true;
-        if self.json {
-            print("[")?;
-        }
+        // Nothing is printed before there is an answer: an error leaves standard output empty.
+        let mut before = "[";
         self.client.pages(url, &mut |item| {
-            let comma = if core::mem::take(&mut first) { "" } else { "," };
-            if self.json { print(&format!("{comma}{item}")) } else { print(&text(&item)) }
+            let before = core::mem::replace(&mut before, ",");
+            if self.json { print(&format!("{before}{item}")) } else { print(&text(&item)) }
         })?;
         if self.json {
-            print("]\n")?;
+            print(if before == "[" { "[]\n" } else { "]\n" })?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -137,6 +135,22 @@ impl Context {
 pub fn print(text: &str) -> Result<(), String> {
     use std::io::Write;
     std::io::stdout().lock().write_all(text.as_bytes()).map_err(|e| format!("standard output can't be written: {e}"))
+}
+
+/// What the command line got wrong, as one sentence, and the status 2; or the help or version that was asked for.
+pub fn usage(program: &str, e: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind;
+    let asked = e.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand;
+    if !e.use_stderr() || asked {
+        // A reader that has gone does not mind.
+        let _ = e.print();
+        return if asked { ExitCode::from(2) } else { ExitCode::SUCCESS };
+    }
+    let text = e.to_string();
+    let head = text.split("\n\n").next().unwrap_or_default();
+    let words = head.split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("{program}: {} (see --help)", words.trim_start_matches("error: "));
+    ExitCode::from(2)
 }
 
 /// The program's options, for manual pages and completions.
@@ -152,11 +166,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
     }
     let options = match Options::try_parse_from(args) {
         Ok(o) => o,
-        Err(e) => {
-            // Help and version come here too.
-            let _ = e.print();
-            return if e.use_stderr() { ExitCode::from(2) } else { ExitCode::SUCCESS };
-        }
+        Err(e) => return usage("virga", &e),
     };
     if let Verb::Lab { args } = options.verb {
         return crate::lab::main(args);

@@ -1,24 +1,26 @@
 //! `check` and the background audit: kernel, desired and chip compared afresh, a chunk at a time.
 //!
 //! The kernel's state is dumped into a mirror of its own; what it compiles to is held against what the running mirror
-//! compiles to, that against what the chip acknowledged, and that against what the chip says it holds. The audit repairs
-//! what it finds; each repair is a bug, counted and logged.
+//! compiles to, that against what the chip acknowledged, and that against what the chip says it holds: every entry of every
+//! table. The audit repairs what it finds; each repair is a bug, counted and logged.
 
 use std::collections::BTreeSet;
 
-use hal::{AnyKey, Fwd, Nanos, NeighKey, Prefix, Record, RifId, RouteKey, TableId, V4, V6};
+use hal::{Addr, AnyKey, Fwd, Global, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey, TableId, V4, V6};
 use serde_json::json;
 
 use super::settle::Then;
-use super::{Core, SECOND, prefixes};
+use super::{Core, SECOND, SWEEP, prefixes};
 use crate::compile::route::Verdict;
-use crate::compile::{self, Facts, Why};
+use crate::compile::{self, Facts, Gate, Why};
 use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet, TABLE_MAIN};
 use crate::program::routes::{State, VRF};
 use crate::program::{Program, Tables};
 
-/// Prefixes compared at a time.
-const CHUNK: usize = 8192;
+/// Prefixes or other objects compared at a time.
+const CHUNK: usize = 2048;
+/// Wrong entries that an audit repairs one by one; beyond them the chip is read anew.
+const REPAIRS: usize = 1024;
 /// How often a comparison that changes interleaved with is begun anew.
 const TRIES: u32 = 3;
 /// Differences named in an answer.
@@ -32,12 +34,20 @@ enum Stage {
     Settle,
     /// Dumps into the mirror of our own are under way.
     Dump,
+    /// That mirror sorts out what the dumps left.
+    Sweep,
     /// All that was announced meanwhile is to be in.
     Fence { id: u64, since: Nanos },
+    /// Rules, policy, interfaces: there are few.
+    Few,
+    /// Neighbours of that mirror, or else of the running one, behind a device and an address.
+    Neighs { v6: bool, fresh: bool, after: Option<(u32, u128)> },
     /// Fresh routes against live ones.
     Fresh { v6: bool, cursor: u64 },
     /// Live routes against fresh ones, and against what the chip acknowledged.
     Live { v6: bool, cursor: u64 },
+    /// What the chip acknowledged of the smaller tables against what should be there.
+    Given { table: usize, after: Option<AnyKey> },
     /// The chip's own dump of that table.
     Chip { table: usize, seen: usize },
 }
@@ -59,12 +69,29 @@ pub(super) struct Check {
     wrong: Vec<(AnyKey, Option<Option<Record>>)>,
     /// The running mirror is at odds with the kernel.
     mirror_wrong: bool,
+    /// The chip lacks entries; which ones only a new reading of it can tell.
+    lacking: bool,
+    /// Ports that the chip has named.
+    ports: BTreeSet<PortId>,
+    /// What policy closes by the mirror of our own.
+    gate: Gate,
 }
 
 impl Check {
     /// Whether it can go on without waiting for anybody.
     pub fn busy(&self) -> bool {
-        matches!(self.stage, Stage::Fresh { .. } | Stage::Live { .. })
+        match self.stage {
+            Stage::Sweep | Stage::Few | Stage::Neighs { .. } => true,
+            Stage::Fresh { .. } | Stage::Live { .. } | Stage::Given { .. } => true,
+            Stage::Settle | Stage::Dump | Stage::Fence { .. } | Stage::Chip { .. } => false,
+        }
+    }
+    /// The chip was given something else than it should have.
+    fn is_wrong(&mut self, key: AnyKey, what: impl FnOnce() -> String) {
+        self.differs(what);
+        if self.wrong.len() <= REPAIRS {
+            self.wrong.push((key, None));
+        }
     }
     fn differs(&mut self, what: impl FnOnce() -> String) {
         self.differences += 1;
@@ -123,6 +150,9 @@ impl Core {
             named: Vec::new(),
             wrong: Vec::new(),
             mirror_wrong: false,
+            lacking: false,
+            ports: BTreeSet::new(),
+            gate: Gate::default(),
         });
         self.settle_then(Then::Check);
     }
@@ -159,7 +189,8 @@ impl Core {
             (c.routes, c.entries, c.differences) = ([0; 2], 0, 0);
             c.named.clear();
             c.wrong.clear();
-            c.mirror_wrong = false;
+            c.ports.clear();
+            (c.mirror_wrong, c.lacking) = (false, false);
             self.shadow();
         }
     }
@@ -173,7 +204,7 @@ impl Core {
         if let Some(c) = &mut self.check
             && matches!(c.stage, Stage::Fence { id: i, .. } if i == id)
         {
-            c.stage = Stage::Fresh { v6: false, cursor: 0 };
+            c.stage = Stage::Few;
         }
     }
 
@@ -192,15 +223,22 @@ impl Core {
             Stage::Settle | Stage::Chip { .. } => true,
             Stage::Dump if self.sync.shadowing() => true,
             Stage::Dump => {
-                while let Some(m) = &mut self.sync.shadow
-                    && m.work(usize::MAX)
-                {}
-                let id = self.send_fence();
-                c.stage = Stage::Fence { id, since: self.now };
+                c.stage = Stage::Sweep;
+                true
+            }
+            Stage::Sweep => {
+                if !self.sync.shadow.as_mut().is_some_and(|m| m.work(SWEEP)) {
+                    let id = self.send_fence();
+                    c.stage = Stage::Fence { id, since: self.now };
+                }
                 true
             }
             Stage::Fence { since, .. } if self.now >= since + PATIENCE => false,
             Stage::Fence { .. } => true,
+            Stage::Few => self.compare_few(&mut c),
+            Stage::Neighs { v6: false, fresh, after } => self.compare_neighs::<V4>(&mut c, fresh, after),
+            Stage::Neighs { v6: true, fresh, after } => self.compare_neighs::<V6>(&mut c, fresh, after),
+            Stage::Given { table, after } => self.compare_given(&mut c, table, after),
             Stage::Fresh { v6: false, cursor } => self.compare_fresh::<V4>(&mut c, cursor),
             Stage::Fresh { v6: true, cursor } => self.compare_fresh::<V6>(&mut c, cursor),
             Stage::Live { v6: false, cursor } => self.compare_live::<V4>(&mut c, cursor),
@@ -228,19 +266,89 @@ impl Core {
         }
     }
 
+    /// What there is little of: rules and policy, the switch, interfaces.
+    fn compare_few(&mut self, c: &mut Check) -> bool {
+        let Some(shadow) = &self.sync.shadow else { return false };
+        c.gate = self.gate_of(shadow);
+        let live = self.facts();
+        let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
+        let mut said = Vec::new();
+        if *fresh.gate != *live.gate {
+            said.push("rules or policy: what the kernel's and what the agent's close differ".to_owned());
+        }
+        for (i, (id, e)) in live.ports.iter() {
+            if compile::rif::rif(&fresh, i, *id, e) != compile::rif::rif(&live, i, *id, e) {
+                said.push(format!("interface {i}: the kernel's and the agent's differ"));
+            }
+        }
+        let keys = core::iter::once(Global.into()).chain(self.ports.rifs().map(AnyKey::from));
+        let wrong: Vec<_> = keys.filter_map(|k| Some((k, self.program.fits(&live, k).err()?))).collect();
+        for what in said {
+            c.differs(|| what);
+            c.mirror_wrong = true;
+        }
+        for (key, what) in wrong {
+            c.is_wrong(key, || what);
+        }
+        c.stage = Stage::Neighs { v6: false, fresh: true, after: None };
+        true
+    }
+
+    /// Neighbours of the mirror of our own that the running one lacks or has otherwise; then those of the running one, which the
+    /// chip is to have been given.
+    fn compare_neighs<F: Tables>(&mut self, c: &mut Check, fresh: bool, after: Option<(u32, u128)>) -> bool {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let Some(shadow) = &self.sync.shadow else { return false };
+        let from = after.map_or(Unbounded, |(i, a)| Excluded((i, F::Addr::from_number(a))));
+        let live = self.facts();
+        let mut said = Vec::new();
+        let (of, other) = if fresh { (&**shadow, &self.mirror) } else { (&self.mirror, &**shadow) };
+        let entry = |m: &Mirror, i: u32, a: F::Addr| {
+            m.neigh::<F>(i, a).and_then(|n| compile::neigh::neigh(&Facts { mirror: m, ..live }, i, n).ok())
+        };
+        let mut last = None;
+        let mut seen = 0;
+        for (i, a) in of.neighs::<F>().range((from, Unbounded)).take(CHUNK).map(|(k, _)| *k) {
+            (last, seen) = (Some((i, a.number())), seen + 1);
+            if entry(of, i, a) != entry(other, i, a) {
+                said.push((None, format!("neighbour {a} on device {i}: the kernel's and the agent's differ")));
+            }
+            if !fresh && live.ports.has(i) {
+                let key = F::neigh_key(NeighKey { rif: RifId(i), addr: a });
+                said.extend(self.program.fits(&live, key).err().map(|what| (Some(key), what)));
+            }
+        }
+        for (key, what) in said {
+            match key {
+                Some(key) => c.is_wrong(key, || what),
+                None => {
+                    c.differs(|| what);
+                    c.mirror_wrong = true;
+                }
+            }
+        }
+        let v6 = F::BITS == 128;
+        c.stage = match (seen == CHUNK, fresh, v6) {
+            (true, ..) => Stage::Neighs { v6, fresh, after: last },
+            (false, true, _) => Stage::Neighs { v6, fresh: false, after: None },
+            (false, false, false) => Stage::Neighs { v6: true, fresh: true, after: None },
+            (false, false, true) => Stage::Fresh { v6: false, cursor: 0 },
+        };
+        true
+    }
+
     fn compare_fresh<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
         let Some(shadow) = &self.sync.shadow else { return false };
         let live = self.facts();
-        let fresh = Facts { mirror: shadow, ..live };
-        if cursor == 0 && F::BITS == 32 {
-            compare_small(c, &fresh, &live);
+        let (page, next) = prefixes::<F>(shadow, &c.gate, cursor, CHUNK);
+        let mut differing = Vec::new();
+        {
+            let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
+            differing.extend(page.into_iter().filter(|p| !same(&fresh, &live, *p) && !left_out(&fresh, &live, *p)));
         }
-        let (page, next) = prefixes::<F>(shadow, &self.gate, cursor, CHUNK);
-        for p in page {
-            if !same(&fresh, &live, p) && !left_out(&fresh, &live, p) {
-                c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
-                c.mirror_wrong = true;
-            }
+        for p in differing {
+            c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
+            c.mirror_wrong = true;
         }
         c.stage = match next {
             Some(cursor) => Stage::Fresh { v6: F::BITS == 128, cursor },
@@ -260,31 +368,55 @@ impl Core {
             polled: self.polled.as_deref(),
             profile: &self.profile,
         };
-        let fresh = Facts { mirror: shadow, ..live };
         for p in page {
             c.routes[usize::from(F::BITS == 128)] += 1;
+            let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
             if compile::route::route(&fresh, p).is_none() && compile::route::route(&live, p).is_some() {
                 c.differs(|| format!("route {p}: the agent has it, the kernel does not"));
                 c.mirror_wrong = true;
             }
             let want = self.program.verdict::<F>(&live, p);
             let state = F::routes(&self.program).state(p);
+            let key = F::key(RouteKey { vrf: VRF, prefix: p });
             if !fits(want, &state) {
-                c.differs(|| format!("route {p}: should be {want:?}, the chip was given {state:?}"));
-                c.wrong.push((F::key(RouteKey { vrf: VRF, prefix: p }), None));
+                c.is_wrong(key, || format!("route {p}: should be {want:?}, the chip was given {state:?}"));
+            } else if let State::Standing(fwd) = state
+                && let Err(what) = self.program.reference_fits(fwd)
+            {
+                c.is_wrong(key, || format!("route {p}: {what}"));
             }
         }
         c.stage = match next {
             Some(cursor) => Stage::Live { v6: F::BITS == 128, cursor },
             None if F::BITS == 32 => Stage::Live { v6: true, cursor: 0 },
-            None => {
-                if self.stamp() != c.stamp && c.differences > 0 {
-                    return false;
-                }
-                self.drop_shadow();
-                self.ask_check(TableId::ALL[0], 0);
-                Stage::Chip { table: 0, seen: 0 }
+            None => Stage::Given { table: 0, after: None },
+        };
+        true
+    }
+
+    /// What the chip was given of the smaller tables, and should not have, or otherwise.
+    fn compare_given(&mut self, c: &mut Check, table: usize, after: Option<AnyKey>) -> bool {
+        let Some(t) = TableId::ALL.get(table) else {
+            if self.stamp() != c.stamp && c.differences > 0 {
+                return false;
             }
+            self.drop_shadow();
+            self.ask_check(TableId::ALL[0], 0);
+            c.stage = Stage::Chip { table: 0, seen: 0 };
+            return true;
+        };
+        let keys = self.program.small_keys(*t, after, CHUNK);
+        let live = self.facts();
+        let wrong: Vec<_> = keys.iter().filter_map(|k| Some((*k, self.program.fits(&live, *k).err()?))).collect();
+        for (key, what) in wrong {
+            // It may have been looked at from the kernel's side already.
+            if !c.wrong.iter().any(|(k, _)| *k == key) {
+                c.is_wrong(key, || what);
+            }
+        }
+        c.stage = match keys.last() {
+            Some(last) => Stage::Given { table, after: Some(*last) },
+            None => Stage::Given { table: table + 1, after: None },
         };
         true
     }
@@ -302,15 +434,17 @@ impl Core {
         for r in records {
             let key = r.key();
             if t == TableId::Port {
-                if let Record::Port(k, e) = &r
-                    && self.table_ports.get(k) != Some(e)
-                {
+                let Record::Port(k, e) = r else { continue };
+                c.ports.insert(k);
+                if self.table_ports.get(&k) != Some(&e) {
                     c.differs(|| format!("{key}: the chip's record is not the one that it reported"));
-                    self.table_ports.insert(*k, e.clone());
+                    c.lacking = true;
                 }
             } else if self.program.acked(key).as_ref() != Some(&r) {
                 c.differs(|| format!("{key}: the chip holds {r:?}, it was given {:?}", self.program.acked(key)));
-                c.wrong.push((key, Some(Some(r))));
+                if c.wrong.len() <= REPAIRS {
+                    c.wrong.push((key, Some(Some(r))));
+                }
             }
         }
         if let Some(cursor) = next {
@@ -318,10 +452,13 @@ impl Core {
             self.check = Some(c);
             return self.ask_check(t, cursor);
         }
+        if t == TableId::Port && self.table_ports.keys().any(|k| !c.ports.contains(k)) {
+            c.differs(|| "table port: the chip does not name every port that it reported".into());
+            c.lacking = true;
+        }
         if t != TableId::Port && seen < self.program.used(t) {
             c.differs(|| format!("table {t}: the chip holds {seen} entries of {}", self.program.used(t)));
-            // Which ones are missing only matters to the repair, which reads the chip anew.
-            c.mirror_wrong = true;
+            c.lacking = true;
         }
         match TableId::ALL.get(table + 1) {
             Some(t) => {
@@ -334,7 +471,7 @@ impl Core {
         }
     }
 
-    fn check_end(&mut self, c: Check, unsure: bool) {
+    fn check_end(&mut self, mut c: Check, unsure: bool) {
         self.drop_shadow();
         let json = json!({
             "equal": c.differences == 0,
@@ -351,7 +488,9 @@ impl Core {
             for what in c.named.iter().take(8) {
                 self.repaired(what.clone());
             }
-            for (key, found) in c.wrong {
+            c.lacking |= c.wrong.len() > REPAIRS;
+            let wrong = if c.lacking { Vec::new() } else { c.wrong };
+            for (key, found) in wrong {
                 match found {
                     Some(r) => self.program.correct(key, r),
                     None => self.touch_key(key),
@@ -359,6 +498,8 @@ impl Core {
             }
             if c.mirror_wrong {
                 self.resync();
+            }
+            if c.lacking {
                 self.reread_chip();
             }
         }
@@ -373,33 +514,6 @@ fn fits(want: Option<Fwd>, state: &State) -> bool {
         (Some(_), State::NoRoom | State::Guard | State::Refused(_)) => true,
         (Some(w), State::Standing(s)) => w == *s,
         (Some(_), State::Absent) => false,
-    }
-}
-
-/// Interfaces and neighbours of two mirrors.
-fn compare_small(c: &mut Check, fresh: &Facts<'_>, live: &Facts<'_>) {
-    let mut rifs = Vec::new();
-    for (i, (id, e)) in live.ports.iter() {
-        if compile::rif::rif(fresh, i, *id, e) != compile::rif::rif(live, i, *id, e) {
-            rifs.push(i);
-        }
-    }
-    for i in rifs {
-        c.differs(|| format!("interface {i}: the kernel's and the agent's differ"));
-        c.mirror_wrong = true;
-    }
-    compare_neighs::<V4>(c, fresh, live);
-    compare_neighs::<V6>(c, fresh, live);
-}
-
-fn compare_neighs<F: MirrorFamily>(c: &mut Check, fresh: &Facts<'_>, live: &Facts<'_>) {
-    let keys = |m: &Mirror| m.neighs::<F>().keys().copied().collect::<BTreeSet<(u32, F::Addr)>>();
-    for (i, a) in keys(fresh.mirror).union(&keys(live.mirror)) {
-        let at = |f: &Facts<'_>| f.mirror.neigh::<F>(*i, *a).and_then(|n| compile::neigh::neigh(f, *i, n).ok());
-        if at(fresh) != at(live) {
-            c.differs(|| format!("neighbour {a} on device {i}: the kernel's and the agent's differ"));
-            c.mirror_wrong = true;
-        }
     }
 }
 

@@ -89,6 +89,7 @@ pub struct Core {
     audit_at: Nanos,
     fresh: fresh::Fresh,
     counts: Vec<show::Count>,
+    lists: VecDeque<show::List>,
     next_id: u64,
     totals: Totals,
 }
@@ -104,6 +105,7 @@ struct Totals {
     last_repairs: Vec<String>,
     refused_requests: u64,
     last_refusal: String,
+    warnings: Vec<String>,
 }
 
 /// A chip of which nothing is known.
@@ -152,6 +154,7 @@ impl Core {
             audit_at: 0,
             fresh: fresh::Fresh::default(),
             counts: Vec::new(),
+            lists: VecDeque::new(),
             next_id: 0,
             totals: Totals::default(),
         }
@@ -179,6 +182,7 @@ impl Core {
             Input::ChipLost(why) => self.chip_lost(why),
             Input::Request { id, request } => self.request(id, request),
             Input::Tick => {}
+            Input::Warning(what) => self.totals.warnings.push(what),
         }
         self.work();
     }
@@ -210,6 +214,7 @@ impl Core {
                     || (self.walk.is_some() && self.program.wants_prefixes())
                     || self.program.ready()))
             || !self.counts.is_empty()
+            || !self.lists.is_empty()
             || self.check.as_ref().is_some_and(check::Check::busy)
     }
 
@@ -264,6 +269,7 @@ impl Core {
         self.settle_work();
         self.check_work();
         self.count_work();
+        self.list_work();
     }
 
     /// Have the next chunk of all routes compiled again.
@@ -420,13 +426,15 @@ impl Core {
         }
     }
 
-    /// What policy closes is worked out anew.
-    fn judge(&mut self) {
+    /// What policy closes, by the rules and settings that a mirror knows of.
+    fn gate_of(&self, mirror: &Mirror) -> Gate {
         let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
-        findings.extend(self.rule_findings());
+        // `ip rule`s are not compiled: any beyond the default ones closes its family.
+        findings.extend(mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why)));
+        findings.extend(mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why)));
         if let Some(p) = &self.polled {
             findings.extend(crate::policy::disagree(p, |i| {
-                let c = self.mirror.netconf4(i)?;
+                let c = mirror.netconf4(i)?;
                 Some(Netconf4 {
                     forwarding: c.forwarding,
                     rp_filter: c.rp_filter.into(),
@@ -434,7 +442,12 @@ impl Core {
                 })
             }));
         }
-        let gate = Gate::new(findings);
+        Gate::new(findings)
+    }
+
+    /// What policy closes is worked out anew.
+    fn judge(&mut self) {
+        let gate = self.gate_of(&self.mirror);
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
@@ -444,18 +457,11 @@ impl Core {
         }
     }
 
-    /// `ip rule`s are not compiled: any beyond the default ones closes its family.
-    fn rule_findings(&self) -> Vec<Finding> {
-        let four = self.mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why));
-        let six = self.mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why));
-        four.chain(six).collect()
-    }
-
     fn request(&mut self, id: u64, request: Request) {
         match request {
             Request::Status => self.count_begin(id),
-            Request::Links => self.reply_json(id, show::links(self)),
-            Request::Neighs => self.reply_json(id, show::neighs(self)),
+            Request::Links => self.links_begin(id),
+            Request::Neighs => self.neighs_begin(id),
             Request::Routes { cursor, max } => {
                 let (page, next) = show::routes(self, cursor, max as usize);
                 self.out.push_back(Output::Reply { id, reply: Reply::Page { json: page.to_string(), next } });
@@ -478,6 +484,7 @@ impl Core {
     fn cancel(&mut self, id: u64) {
         self.jobs.retain(|j| j.reply() != Some(id));
         self.counts.retain(|c| c.id != id);
+        self.lists.retain(|l| l.id != id);
         self.chip.cancel(id);
         if let Some(c) = &mut self.check {
             c.askers.retain(|a| *a != id);

@@ -1,9 +1,9 @@
 //! Answers to operators, as JSON; names follow `ip -j` where the same thing has one there. Changes nothing.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Counters, Fwd, Prefix, Usage, V4, V6};
+use hal::{Addr, Counters, Fwd, Prefix, Usage, V4, V6};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
@@ -12,13 +12,34 @@ use crate::compile::group::IFF_UP;
 use crate::compile::neigh::nud;
 use crate::compile::route::{Decided, Verdict, rtn};
 use crate::compile::{self, Facts, Why};
-use crate::mirror::{Alias, Hop, NhSet, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::input::{Output, Reply};
+use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Scope;
 use crate::program::Tables;
 use crate::program::routes::State;
 
 /// Prefixes counted at a time.
-const CHUNK: usize = 16_384;
+const CHUNK: usize = 4096;
+/// Links or neighbours put into words at a time.
+const ROWS: usize = 512;
+
+/// A list of links or neighbours that is being put into words.
+#[derive(Debug)]
+pub(super) struct List {
+    pub id: u64,
+    part: Part,
+    text: String,
+}
+
+/// What comes next in a list.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Part {
+    /// Links behind that index.
+    Links(u32),
+    /// Neighbours behind that device and address.
+    Neighs4(Option<(u32, Ipv4Addr)>),
+    Neighs6(Option<(u32, Ipv6Addr)>),
+}
 
 /// A count of routes by what became of them, for `status`.
 #[derive(Debug)]
@@ -39,6 +60,43 @@ struct Family {
 impl Core {
     pub(super) fn count_begin(&mut self, id: u64) {
         self.counts.push(Count { id, v6: false, cursor: 0, families: Default::default() });
+    }
+
+    pub(super) fn links_begin(&mut self, id: u64) {
+        self.lists.push_back(List { id, part: Part::Links(0), text: "[".into() });
+    }
+
+    pub(super) fn neighs_begin(&mut self, id: u64) {
+        self.lists.push_back(List { id, part: Part::Neighs4(None), text: "[".into() });
+    }
+
+    /// Put the next rows of a list into words.
+    pub(super) fn list_work(&mut self) {
+        let Some(mut l) = self.lists.pop_front() else { return };
+        let (rows, next) = match l.part {
+            Part::Links(after) => links(self, after),
+            Part::Neighs4(after) => {
+                let (rows, last) = neighs::<V4>(self, after);
+                (rows, Some(last.map_or(Part::Neighs6(None), |k| Part::Neighs4(Some(k)))))
+            }
+            Part::Neighs6(after) => {
+                let (rows, last) = neighs::<V6>(self, after);
+                (rows, last.map(|k| Part::Neighs6(Some(k))))
+            }
+        };
+        for r in rows {
+            if l.text.len() > 1 {
+                l.text.push(',');
+            }
+            l.text.push_str(&r.to_string());
+        }
+        match next {
+            Some(part) => self.lists.push_front(List { part, ..l }),
+            None => {
+                l.text.push(']');
+                self.out.push_back(Output::Reply { id: l.id, reply: Reply::Json(l.text) });
+            }
+        }
     }
 
     pub(super) fn count_work(&mut self) {
@@ -130,7 +188,7 @@ fn status(core: &Core, c: &Count) -> Value {
     let waits = core.waits_for();
     let (absent4, guards4) = core.program.route4.starved();
     let (absent6, guards6) = core.program.route6.starved();
-    let mut warnings = Vec::new();
+    let mut warnings = core.totals.warnings.clone();
     if absent4 + absent6 > 0 {
         warnings.push(format!(
             "{} routes find no room in the chip; {} covering routes are punted for them",
@@ -248,7 +306,7 @@ fn flag_names(flags: u32, carrier: bool) -> Vec<&'static str> {
 }
 
 /// `link show`: the kernel's devices, and what the chip makes of those that are ports.
-pub(super) fn links(core: &Core) -> Value {
+fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
     let facts = core.facts();
     let row = |l: &crate::mirror::Link| {
         let up = l.flags & IFF_UP != 0;
@@ -282,7 +340,9 @@ pub(super) fn links(core: &Core) -> Value {
         }
         Value::Object(core::mem::take(o))
     };
-    Value::Array(core.mirror.links().map(row).collect())
+    let page: Vec<_> = core.mirror.links().filter(|l| l.ifindex > after).take(ROWS).collect();
+    let next = page.last().filter(|_| page.len() == ROWS).map(|l| Part::Links(l.ifindex));
+    (page.into_iter().map(row).collect(), next)
 }
 
 fn state_names(state: u16) -> Vec<&'static str> {
@@ -301,8 +361,9 @@ fn state_names(state: u16) -> Vec<&'static str> {
     .collect()
 }
 
-/// `neigh show`.
-pub(super) fn neighs(core: &Core) -> Value {
+/// `neigh show`: rows, and the last of them if there may be more.
+fn neighs<F: MirrorFamily>(core: &Core, after: Option<(u32, F::Addr)>) -> (Vec<Value>, Option<(u32, F::Addr)>) {
+    use core::ops::Bound::{Excluded, Unbounded};
     let facts = core.facts();
     let row = |i: u32, addr: IpAddr, n: &crate::mirror::Neigh| {
         let why = match compile::neigh::neigh(&facts, i, n) {
@@ -320,9 +381,10 @@ pub(super) fn neighs(core: &Core) -> Value {
             "why": why,
         })
     };
-    let v4 = core.mirror.neighs::<V4>().iter().map(|((i, a), n)| row(*i, (*a).into(), n));
-    let v6 = core.mirror.neighs::<V6>().iter().map(|((i, a), n)| row(*i, (*a).into(), n));
-    Value::Array(v4.chain(v6).collect())
+    let all = core.mirror.neighs::<F>().range((after.map_or(Unbounded, Excluded), Unbounded));
+    let page: Vec<_> = all.take(ROWS).collect();
+    let last = page.last().filter(|_| page.len() == ROWS).map(|(k, _)| **k);
+    (page.into_iter().map(|((i, a), n)| row(*i, a.ip(), n)).collect(), last)
 }
 
 /// Set in a cursor of [`routes`] that stands in IPv6.

@@ -1,7 +1,8 @@
-//! The connection to the chip: connect, greet, connect again with back-off.
+//! The connection to the chip: connect, greet, connect again with back-off, give up on a chip that does not answer.
 //!
 //! Not here: what is said over it, which is the core's, but for the greeting.
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +17,21 @@ const MS: Nanos = 1_000_000;
 const BACKOFF: (Nanos, Nanos) = (20 * MS, 1000 * MS);
 /// A chip that refuses us may only not have noticed yet that the agent before us died.
 const REFUSED_PATIENCE: Nanos = 2000 * MS;
+
+/// A chip that leaves a request unanswered for this long, while nothing that was asked before it is due, is taken for lost: it is
+/// connected to and read anew.
+const SILENCE: Nanos = 10_000 * MS;
+/// What counts of the time between two looks, at most: a process that was stopped has not listened meanwhile.
+const LISTENED: Nanos = 1000 * MS;
+
+/// A request that the chip owes an answer to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Owed {
+    Hello,
+    /// By its id, which is counted apart from those of the others.
+    Batch(u64),
+    Other(u64),
+}
 
 /// Where the chip is.
 #[derive(Debug)]
@@ -52,6 +68,12 @@ pub struct Link {
     /// Whether it was said already that there is no chip.
     complained: bool,
     lost: Option<String>,
+    /// Unanswered, in the order in which they were asked.
+    owed: VecDeque<Owed>,
+    /// For how long the first of them has been the first.
+    waited: Nanos,
+    /// When that was last counted.
+    looked: Nanos,
 }
 
 impl Link {
@@ -71,6 +93,9 @@ impl Link {
             refused_since: None,
             complained: false,
             lost: None,
+            owed: VecDeque::new(),
+            waited: 0,
+            looked: 0,
         };
         link.greet();
         link
@@ -93,11 +118,47 @@ impl Link {
 
     /// To the chip. Without a connection it is lost, which the core has been or will be told.
     pub fn send(&mut self, m: &ToChip) {
-        if let Some(c) = &mut self.conn
-            && let Err(e) = c.send(m)
-        {
-            self.drop_conn(&e);
+        let Some(c) = &mut self.conn else { return };
+        match c.send(m) {
+            Ok(()) => {
+                if self.owed.is_empty() {
+                    self.waited = 0;
+                }
+                self.owed.push_back(match m {
+                    ToChip::Hello { .. } => Owed::Hello,
+                    ToChip::Batch { id, .. } => Owed::Batch(*id),
+                    ToChip::Dump { id, .. } | ToChip::Active { id, .. } | ToChip::Stats { id } => Owed::Other(*id),
+                });
+            }
+            Err(e) => self.drop_conn(e.to_string()),
         }
+    }
+
+    /// Something came: it may be what was owed.
+    fn answered(&mut self, m: &FromChip) {
+        let what = match m {
+            FromChip::Hello(_) | FromChip::Refused(_) => Owed::Hello,
+            FromChip::Done { id, .. } => Owed::Batch(*id),
+            FromChip::Records { id, .. } | FromChip::Active { id, .. } | FromChip::Stats { id, .. } => Owed::Other(*id),
+            FromChip::Event(_) => return,
+        };
+        if let Some(at) = self.owed.iter().position(|o| *o == what) {
+            self.owed.remove(at);
+            if at == 0 {
+                self.waited = 0;
+            }
+        }
+    }
+
+    /// Nothing has come: whether that is for too long.
+    fn silent(&mut self, now: Nanos) -> bool {
+        let passed = now.saturating_sub(self.looked).min(LISTENED);
+        self.looked = now;
+        if self.owed.is_empty() || self.conn.is_none() {
+            return false;
+        }
+        self.waited += passed;
+        self.waited >= SILENCE
     }
 
     /// The next thing that happened.
@@ -111,9 +172,16 @@ impl Link {
                 Err(e) => Err(e),
             };
             match got {
-                Ok(None) => {}
-                Ok(Some(m)) => return self.message(now, m),
-                Err(e) => self.drop_conn(&e),
+                Ok(None) => {
+                    if self.silent(now) {
+                        self.drop_conn(format!("it has left a request unanswered for {} s", SILENCE / (1000 * MS)));
+                    }
+                }
+                Ok(Some(m)) => {
+                    self.answered(&m);
+                    return self.message(now, m);
+                }
+                Err(e) => self.drop_conn(e.to_string()),
             }
         }
         let why = self.lost.take()?;
@@ -137,13 +205,13 @@ impl Link {
                     return Some(News::Fatal(format!("the chip refuses this agent: {why}")));
                 }
                 self.conn = None;
+                self.owed.clear();
                 self.retry_at = now + 100 * MS;
                 return None;
             }
             FromChip::Refused(why) => {
                 let why = format!("the chip ended the connection: {why}");
-                self.conn = None;
-                self.lost = Some(why);
+                self.drop_conn(why);
                 return self.poll(now);
             }
             FromChip::Hello(h) => {
@@ -169,6 +237,7 @@ impl Link {
             Ok(c) => {
                 self.conn = Some(c);
                 self.greeted = false;
+                self.looked = now;
                 self.greet();
             }
             Err(e) => {
@@ -188,10 +257,11 @@ impl Link {
         self.send(&ToChip::Hello { version: VERSION });
     }
 
-    fn drop_conn(&mut self, e: &BusError) {
+    fn drop_conn(&mut self, why: String) {
         self.conn = None;
         self.greeted = false;
-        self.lost = Some(e.to_string());
+        self.owed.clear();
+        self.lost = Some(why);
     }
 }
 
@@ -245,6 +315,51 @@ mod tests {
             Some(News::Fatal(s)) => assert!(s.contains("another agent is connected"), "{s}"),
             n => panic!("{n:?}"),
         }
+    }
+
+    #[test]
+    fn an_answer_that_does_not_come_is_waited_for_only_so_long() {
+        let ask = |l: &mut Link, id| l.send(&ToChip::Stats { id });
+        let stats = |id| FromChip::Stats { id, counters: Box::default(), usage: Vec::new() };
+        let hello = || {
+            let (mut l, mut c) = pair();
+            let profile = sim_asic::config::profile("small").unwrap();
+            c.send(&FromChip::Hello(Box::new(hal::Hello { version: VERSION, boot_id: 1, profile }))).unwrap();
+            assert!(matches!(l.poll(0), Some(News::Message(_))));
+            (l, c)
+        };
+        // Nothing is owed: silence is no fault.
+        let (mut l, mut c) = hello();
+        for s in 0..100 {
+            assert!(l.poll(s * 1000 * MS).is_none());
+        }
+        // One is answered, and the next is not: it has its own time.
+        ask(&mut l, 1);
+        ask(&mut l, 2);
+        let mut now = 100_000 * MS;
+        for _ in 0..9 {
+            now += 1000 * MS;
+            assert!(l.poll(now).is_none());
+        }
+        c.send(&stats(1)).unwrap();
+        assert!(matches!(l.poll(now), Some(News::Message(_))));
+        // Events are no answers. A jump of the clock, as after SIGCONT, counts as a second.
+        now += 3_600_000 * MS;
+        assert!(l.poll(now).is_none());
+        let mut waited = 1;
+        let end = loop {
+            now += 1000 * MS;
+            waited += 1;
+            assert!(waited <= 20, "it waits for ever");
+            if let Some(n) = l.poll(now) {
+                break n;
+            }
+        };
+        assert!(matches!(end, News::Fatal(ref s) if s.contains("unanswered for 10 s")), "{end:?}");
+        assert_eq!(waited, 10);
+        // A chip that does not even greet.
+        let (mut l, _c) = pair();
+        assert!((0..20u64).any(|s| l.poll(s * 1000 * MS).is_some()));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::wake::Waker;
 /// Group that may talk to the daemon.
 pub const GROUP: &str = "virga";
 /// Routes in a page unless asked otherwise, and at most.
-const PAGE: (u32, u32) = (1000, 10_000);
+const PAGE: (u32, u32) = (1000, 1000);
 /// An answer that only reads is given up on after this long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// `settle` waits this long unless asked otherwise, and at most this long.

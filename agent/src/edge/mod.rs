@@ -1,7 +1,7 @@
 //! All sockets, threads and timers of the agent.
 //!
 //! One plain thread runs the core (`runner`); a reader copies the kernel's notifications (`monitor`), a thread each dumps, sends
-//! requests and polls policy; the main thread runs tokio for operators (`http`) and for the service manager (`service`).
+//! requests and polls policy; the main thread runs tokio for operators (`http`, `serve`) and for the service manager (`service`).
 //! Nothing here decides anything about forwarding.
 
 pub mod chip;
@@ -13,5 +13,6 @@ pub mod nl;
 pub mod poller;
 pub mod request;
 pub mod runner;
+pub mod serve;
 pub mod service;
 pub mod wake;

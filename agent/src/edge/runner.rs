@@ -119,8 +119,7 @@ impl Runner {
             let more = self.round(&mut s);
             if let Some(end) = s.stop.take() {
                 self.flush(&mut s);
-                // A failed journal does not hide why the agent ends.
-                return end.and(s.stop.take().unwrap_or(Ok(())));
+                return end;
             }
             if !more {
                 self.flush(&mut s);
@@ -136,9 +135,12 @@ impl Runner {
         }
     }
 
+    /// The chip matters more than the journal: the agent goes on without, and says so.
     fn journal_failed(&mut self, s: &mut State, e: &io::Error) {
-        s.stop = Some(Err(format!("writing the journal failed: {e}")));
+        let what = format!("the journal can't be written and has ended: {e}");
+        tracing::error!("{what}");
         self.journal = None;
+        s.own.push_back(Input::Warning(what));
     }
 
     fn now(&self, s: &State) -> Nanos {

@@ -48,10 +48,7 @@ struct Args {
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args = match Args::try_parse_from(std::iter::once(OsString::from("virga lab")).chain(args)) {
         Ok(args) => args,
-        Err(e) => {
-            let _ = e.print();
-            return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(2));
-        }
+        Err(e) => return crate::cli::usage("virga lab", &e),
     };
     match lab(args) {
         Ok(code) => code,

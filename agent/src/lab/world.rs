@@ -181,7 +181,9 @@ impl World {
         }
         if world.config.agent {
             let mut args = vec!["--config".into(), toml.display().to_string()];
-            args.extend(["--chip".into(), format!("unix:{RUN}/asic.sock")]);
+            if !world.config.agent_args.iter().any(|a| a == "--chip") {
+                args.extend(["--chip".into(), format!("unix:{RUN}/asic.sock")]);
+            }
             args.extend(world.config.agent_args.iter().cloned());
             let agent = start(&world.config.exe, "virgad", args)?;
             world.answers(&agent, "virgad.sock", |p| std::os::unix::net::UnixStream::connect(p).is_ok())?;

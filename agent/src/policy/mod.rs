@@ -160,7 +160,7 @@ mod tests {
                 xfrm::judge_default(&m(kind));
                 xfrm::count(&m(kind));
             }
-            xtables::judge(&text, true);
+            xtables::judge(&text, true, |_| false);
             xtables::judge_ipvs(&text);
             let sysctls = sysctl::port_paths(&text).map(|(_, path)| (path, text.clone())).collect();
             let polled = Polled { ports: ports.to_vec(), sysctls, ..Polled::default() };

@@ -5,6 +5,7 @@
 //! What can't be read becomes a finding that closes what it could have said something about.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
@@ -310,8 +311,45 @@ fn legacy() -> Vec<Finding> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
         Err(e) => findings.push(unreadable(scope, &format!("/proc/net/{name}"), &e)),
     };
-    file("ip_tables_names", Scope::V4, &|t| xtables::judge(t, false));
-    file("ip6_tables_names", Scope::V6, &|t| xtables::judge(t, true));
+    // A table that can't be read is one that may do something.
+    file("ip_tables_names", Scope::V4, &|t| xtables::judge(t, false, |n| idle(n, false).unwrap_or(false)));
+    file("ip6_tables_names", Scope::V6, &|t| xtables::judge(t, true, |n| idle(n, true).unwrap_or(false)));
     file("ip_vs", Scope::All, &|t| xtables::judge_ipvs(t).into_iter().collect());
     findings
+}
+
+/// Whether a legacy table that is registered already (asking for another one would register it) lets everything pass.
+fn idle(table: &str, v6: bool) -> io::Result<bool> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    /// `IPT_SO_GET_INFO` and `IPT_SO_GET_ENTRIES`, which are IPv6's too (`linux/netfilter_ipv4/ip_tables.h`).
+    const INFO: i32 = 64;
+    const ENTRIES: i32 = 65;
+    /// More than this is no empty table.
+    const MOST: usize = 16 << 10;
+    let (family, level) = if v6 { (AddressFamily::INET6, libc::SOL_IPV6) } else { (AddressFamily::INET, libc::SOL_IP) };
+    let s = socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let get = |option: i32, buf: &mut [u8]| -> io::Result<()> {
+        let mut len = buf.len() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `len` bytes to `buf`, which has that many.
+        let r = unsafe { libc::getsockopt(s.as_raw_fd(), level, option, buf.as_mut_ptr().cast(), &raw mut len) };
+        if r == 0 && len as usize == buf.len() { Ok(()) } else { Err(io::Error::last_os_error()) }
+    };
+    let mut info = [0; xtables::INFO];
+    let name = table.as_bytes();
+    if name.len() >= xtables::NAME {
+        return Ok(false);
+    }
+    info[..name.len()].copy_from_slice(name);
+    get(INFO, &mut info)?;
+    let size = xtables::size(&info);
+    if size > MOST {
+        return Ok(false);
+    }
+    // `struct ipt_get_entries`: name, size, and the entries at the next multiple of eight.
+    const HEAD: usize = xtables::NAME + 8;
+    let mut all = vec![0; HEAD + size];
+    all[..name.len()].copy_from_slice(name);
+    all[xtables::NAME..xtables::NAME + 4].copy_from_slice(&(size as u32).to_ne_bytes());
+    get(ENTRIES, &mut all)?;
+    Ok(xtables::passes_all(&info, &all[HEAD..], v6))
 }

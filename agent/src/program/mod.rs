@@ -5,6 +5,7 @@
 //! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
 
 pub mod arena;
+mod audit;
 pub mod ids;
 pub mod routes;
 pub mod small;
@@ -87,6 +88,8 @@ pub trait Tables: RouteFamily + MirrorFamily {
     fn routes(p: &Program) -> &Routes<Self>;
     /// It, to change.
     fn routes_mut(p: &mut Program) -> (&mut Routes<Self>, &mut Ids);
+    /// The key of an adjacency of the family.
+    fn neigh_key(k: NeighKey<Self>) -> AnyKey;
 }
 
 impl Tables for V4 {
@@ -96,6 +99,9 @@ impl Tables for V4 {
     fn routes_mut(p: &mut Program) -> (&mut Routes<V4>, &mut Ids) {
         (&mut p.route4, &mut p.ids)
     }
+    fn neigh_key(k: NeighKey<V4>) -> AnyKey {
+        k.into()
+    }
 }
 
 impl Tables for V6 {
@@ -104,6 +110,9 @@ impl Tables for V6 {
     }
     fn routes_mut(p: &mut Program) -> (&mut Routes<V6>, &mut Ids) {
         (&mut p.route6, &mut p.ids)
+    }
+    fn neigh_key(k: NeighKey<V6>) -> AnyKey {
+        k.into()
     }
 }
 
@@ -217,6 +226,9 @@ impl Program {
                 }
                 self.group.correct(k, e);
             }
+            // Of no use to anybody: as when the chip is read.
+            (AnyKey::Route4(k), Some(r)) if k.vrf != VRF => self.load(r),
+            (AnyKey::Route6(k), Some(r)) if k.vrf != VRF => self.load(r),
             (AnyKey::Route4(k), Some(Record::Route4(_, e))) => self.route4.correct(k.prefix, Some(e), &mut self.ids),
             (AnyKey::Route4(k), _) => self.route4.correct(k.prefix, None, &mut self.ids),
             (AnyKey::Route6(k), Some(Record::Route6(_, e))) => self.route6.correct(k.prefix, Some(e), &mut self.ids),
@@ -610,8 +622,9 @@ impl Program {
             AnyKey::Neigh6(k) => Record::Neigh6(k, self.neigh6.acked(k)?.clone()),
             AnyKey::NextHop(k) => Record::NextHop(k, self.nexthop.acked(k)?.clone()),
             AnyKey::Group(k) => Record::Group(k, self.group.acked(k)?.clone()),
-            AnyKey::Route4(k) => Record::Route4(k, self.route4.acked(k.prefix)?),
-            AnyKey::Route6(k) => Record::Route6(k, self.route6.acked(k.prefix)?),
+            AnyKey::Route4(k) if k.vrf == VRF => Record::Route4(k, self.route4.acked(k.prefix)?),
+            AnyKey::Route6(k) if k.vrf == VRF => Record::Route6(k, self.route6.acked(k.prefix)?),
+            AnyKey::Route4(_) | AnyKey::Route6(_) => return None,
         })
     }
 

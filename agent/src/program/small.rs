@@ -3,7 +3,7 @@
 use core::hash::{BuildHasher, Hash};
 use std::collections::{BTreeMap, BTreeSet};
 
-use hal::{Nanos, Op, Reason, Table};
+use hal::{AnyKey, Nanos, Op, Reason, Table};
 
 use super::arena::Fixed;
 
@@ -107,6 +107,12 @@ impl<T: Table> Small<T> {
     /// All that the chip acknowledged.
     pub fn all(&self) -> impl Iterator<Item = (T::Key, &T::Entry)> {
         self.slots.iter().filter_map(|(k, s)| Some((*k, s.acked.as_ref()?)))
+    }
+    /// Up to `max` keys that the chip holds, was asked to hold or refused, in order, behind `after`.
+    pub fn page(&self, after: Option<T::Key>, max: usize) -> Vec<AnyKey> {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.slots.range((from, Unbounded)).take(max).map(|(k, _)| (*k).into()).collect()
     }
     /// How many entries the chip acknowledged.
     pub fn len(&self) -> usize {
