@@ -155,7 +155,7 @@ pub fn as_user(name: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let map = std::fs::read_to_string("/proc/self/uid_map")?;
     if map.split_whitespace().nth(1) != Some("0") {
-        return Err(Skip("already run by an ordinary user: every scenario tests this".into()).into());
+        return Err(Skip::new("already run by an ordinary user: every scenario tests this").into());
     }
     crate::need("setpriv", "util-linux")?;
     rustix::mount::mount("dev", "/dev/net", "tmpfs", rustix::mount::MountFlags::empty(), None)?;
@@ -175,14 +175,14 @@ pub fn as_user(name: &str) -> Result<()> {
     c.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "/mnt/deps/scenario"]);
     let out = c.env(INSIDE, name).current_dir("/").output()?;
     let (text, errors) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    match out.status.code() {
-        Some(0) => Ok(()),
-        Some(77) => {
-            let why = text.lines().rev().find_map(|l| l.strip_prefix(SKIP));
-            Err(Skip(why.unwrap_or("for a reason it did not say").into()).into())
-        }
-        _ => anyhow::bail!("as an ordinary user: {}\n{text}{errors}", out.status),
+    if out.status.success() {
+        return Ok(());
     }
+    if let Some((_, cure)) = SKIPPED.iter().find(|(status, _)| out.status.code() == Some(*status)) {
+        let why = text.lines().rev().find_map(|l| l.strip_prefix(SKIP)).unwrap_or("for a reason it did not say");
+        return Err(Skip { why: why.into(), cure: *cure }.into());
+    }
+    anyhow::bail!("as an ordinary user: {}\n{text}{errors}", out.status)
 }
 
 fn inside(scenario: fn() -> Result<()>) -> ExitCode {
