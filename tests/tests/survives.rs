@@ -306,7 +306,9 @@ fn corrupted_chip_is_noticed() -> Result<()> {
         wait_for("the next agent", LIMIT, || settle(&w).ok())?;
         check(&w)?;
         let ops = proxy.ops() - before;
-        ensure!(ops == 1 && sent(&w)? == 1, "{op}: mended by {ops} operations");
+        // Next hops and groups are known by their content: what refers to one that is not what it was is written as well.
+        let named = matches!(t, TableId::NextHop | TableId::Group);
+        ensure!(ops == sent(&w)? && (ops == 1 || named && ops > 1), "{op}: mended by {ops} operations");
     }
     Ok(())
 }

@@ -489,9 +489,7 @@ fn hop(core: &Core, v4: bool, h: &Hop, o: &mut Map<String, Value>) {
     }
     let flags: Vec<&str> =
         [(h.onlink, "onlink"), (h.dead, "dead")].iter().filter_map(|(on, n)| on.then_some(*n)).collect();
-    if !flags.is_empty() {
-        o.insert("flags".into(), flags.into());
-    }
+    o.insert("flags".into(), flags.into());
 }
 
 /// `rtm_type`, as `ip` names it.
