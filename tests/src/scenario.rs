@@ -17,6 +17,8 @@
 //! link 2 down             the wire of port 2 loses or gets carrier
 //! answer 1 10.0.1.9 MAC   from now on the harness answers ARP or ND for that address on port 1's wire (without MAC: no longer)
 //! agent restart           the agent is killed and another started (stop, start: one of the two alone); nothing to the kernel's world
+//! memory                  no kernel: the chip alone decides on frames in memory, which may be such as no device carries
+//! 1: hex 0200 => drop runt   what it must do: out PORT, trap CLASS or drop REASON
 //! ---                     ends a step; commands after frames do, too
 //! ```
 
@@ -84,6 +86,8 @@ pub struct Send {
     pub text: String,
     /// Its bytes.
     pub bytes: Vec<u8>,
+    /// What the chip must do with it, where it runs in memory.
+    pub expect: Option<String>,
 }
 
 /// Changes, then frames; compared at its end.
@@ -112,6 +116,8 @@ pub struct Scenario {
     pub share: Option<u32>,
     /// How many data frames must leave the kernel's world.
     pub count: Option<usize>,
+    /// Whether it runs on the chip alone, in memory.
+    pub memory: bool,
     /// What happens.
     pub steps: Vec<Step>,
 }
@@ -168,11 +174,15 @@ impl Scenario {
     }
 
     /// The step that a change belongs to: a new one, if frames were sent since.
-    fn change(&mut self, line: usize, a: Action) {
+    fn change(&mut self, line: usize, a: Action) -> Result<()> {
+        if self.memory {
+            bail!("in memory there is no kernel to change");
+        }
         if self.steps.last().is_some_and(|s| !s.sends.is_empty()) {
             self.steps.push(Step { line, ..Step::default() });
         }
         self.step(line).actions.push(a);
+        Ok(())
     }
 
     fn port(&self, text: &str) -> Result<usize> {
@@ -209,9 +219,11 @@ impl Scenario {
                 self.share = Some(words.get(1).and_then(|v| v.parse().ok()).context("share wants a percentage")?)
             }
             "count" => self.count = Some(words.get(1).and_then(|v| v.parse().ok()).context("count wants a number")?),
+            "memory" => self.memory = true,
+            "base" if self.memory => bail!("in memory the chip holds the common setting anyhow"),
             "base" => {
                 for c in base(self.ports) {
-                    self.change(n, Action::Command { line: c, must: Must::Succeed });
+                    self.change(n, Action::Command { line: c, must: Must::Succeed })?;
                 }
             }
             "link" => {
@@ -221,7 +233,7 @@ impl Scenario {
                     Some(&"down") => false,
                     _ => bail!("link wants a port and up or down"),
                 };
-                self.change(n, Action::Link { port, up });
+                self.change(n, Action::Link { port, up })?;
             }
             "answer" => {
                 let port = self.port(words.get(1).context("answer wants a port, an address and a MAC")?)?;
@@ -233,7 +245,7 @@ impl Scenario {
                     }),
                     None => None,
                 };
-                self.change(n, Action::Answer { port, addr, mac });
+                self.change(n, Action::Answer { port, addr, mac })?;
             }
             "agent" => {
                 let (stop, start) = match words.get(1) {
@@ -242,19 +254,29 @@ impl Scenario {
                     Some(&"restart") => (true, true),
                     _ => bail!("agent wants stop, start or restart"),
                 };
-                self.change(n, Action::Agent { stop, start });
+                self.change(n, Action::Agent { stop, start })?;
             }
             "---" => self.steps.push(Step { line: n, ..Step::default() }),
             w @ ("!" | "?") => {
                 let must = if w == "!" { Must::Fail } else { Must::Either };
                 let line = line[1..].trim();
                 self.command(line)?;
-                self.change(n, Action::Command { line: line.into(), must });
+                self.change(n, Action::Command { line: line.into(), must })?;
             }
-            w if PROGRAMS.contains(&w) => self.change(n, Action::Command { line: line.into(), must: Must::Succeed }),
+            w if PROGRAMS.contains(&w) => self.change(n, Action::Command { line: line.into(), must: Must::Succeed })?,
             _ => {
                 let (port, text) = line.split_once(':').context("neither a command nor a frame")?;
                 let port = self.port(port)?;
+                let (text, expect) = match text.split_once("=>") {
+                    Some((t, e)) => (t, Some(e.trim().to_owned())),
+                    None => (text, None),
+                };
+                if expect.is_some() != self.memory {
+                    bail!("=> VERDICT belongs behind each frame of a scenario in memory, and of no other");
+                }
+                if let Some(e) = expect.as_ref().filter(|e| !crate::world::memory::is_verdict(e)) {
+                    bail!("{e:?} is not out PORT, trap CLASS or drop REASON");
+                }
                 let mut text = text.trim();
                 let mut times = 1;
                 if let Some(rest) = text.strip_prefix('*') {
@@ -265,7 +287,7 @@ impl Scenario {
                 for _ in 0..times {
                     *id += 1;
                     let bytes = frame::build(text, &frame::Context { port, id: *id })?;
-                    self.step(n).sends.push(Send { port, id: *id, text: text.into(), bytes });
+                    self.step(n).sends.push(Send { port, id: *id, text: text.into(), bytes, expect: expect.clone() });
                 }
             }
         }
@@ -305,9 +327,17 @@ mod tests {
 
     #[test]
     fn nonsense_names_its_line() {
-        for t in
-            ["rm -rf /", "4: 10.0.1.2>10.0.2.2", "link 1 sideways", "! rm", "1: 10.0.1.2", "ports 99", "needs vfr", ""]
-        {
+        for t in [
+            "rm -rf /",
+            "4: 10.0.1.2>10.0.2.2",
+            "link 1 sideways",
+            "! rm",
+            "1: 10.0.1.2",
+            "1: hex 02 => drop runt",
+            "ports 99",
+            "needs vfr",
+            "",
+        ] {
             let e = Scenario::parse("t", t).unwrap_err();
             assert!(t.is_empty() || e.to_string().contains("t:1"), "{e}");
         }

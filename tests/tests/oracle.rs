@@ -1,8 +1,11 @@
 //! The library of scenarios and a short random run, as tests: the kernel is the judge (see `virga_tests::oracle`).
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use virga_tests::harness::{Skips, wanted};
@@ -22,12 +25,78 @@ fn trial(s: Scenario, setup: Setup, skips: &Arc<Skips>) -> Trial {
     })
 }
 
+/// What the link of a namespace of a process says; `None` once the process is gone, or dead and only not yet waited for.
+fn namespace(pid: &str, kind: &str) -> Option<PathBuf> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    if stat.rsplit(')').next()?.trim_start().starts_with('Z') {
+        return None;
+    }
+    std::fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok()
+}
+
+fn processes() -> Vec<String> {
+    let all = std::fs::read_dir("/proc").into_iter().flatten().filter_map(|e| e.ok()?.file_name().into_string().ok());
+    all.filter(|n| n.bytes().all(|b| b.is_ascii_digit())).collect()
+}
+
+/// Names in a folder: of namespaces, of devices.
+fn names(folder: &str) -> BTreeSet<OsString> {
+    std::fs::read_dir(folder).into_iter().flatten().filter_map(|e| Some(e.ok()?.file_name())).collect()
+}
+
+fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> Result<T, Failed> {
+    let limit = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(t) = ready() {
+            return Ok(t);
+        }
+        if Instant::now() > limit {
+            return Err(Failed::from(format!("{what}: not within 30 s")));
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// An oracle that is killed in the middle of its work leaves no process, no namespace and no device behind.
+fn killed(folder: &Path) -> Result<(), Failed> {
+    let folders = ["/run/netns", "/run/virga", "/sys/class/net"];
+    let before = folders.map(names);
+    let mut oracle =
+        Command::new(env!("CARGO_BIN_EXE_oracle")).arg(folder).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+    let pid = oracle.id().to_string();
+    let begun = until("the oracle starts chips and agents", || {
+        let inner = namespace(&pid, "pid_for_children").filter(|n| Some(n) != namespace("self", "pid").as_ref())?;
+        let inside: Vec<String> =
+            processes().into_iter().filter(|p| namespace(p, "pid").as_ref() == Some(&inner)).collect();
+        let named = |name: &str| {
+            inside.iter().any(|p| std::fs::read_to_string(format!("/proc/{p}/comm")).is_ok_and(|c| c.trim() == name))
+        };
+        let nets: BTreeSet<PathBuf> = inside.iter().filter_map(|p| namespace(p, "net")).collect();
+        (named("virga-asic") && named("virgad") && nets.len() > 1).then_some((inner, nets))
+    });
+    oracle.kill()?;
+    oracle.wait()?;
+    let (inner, mut nets) = begun?;
+    nets.retain(|n| Some(n) != namespace("self", "net").as_ref());
+    until("all that it started ends", || {
+        let left = processes().into_iter().filter(|p| {
+            namespace(p, "pid").as_ref() == Some(&inner) || namespace(p, "net").is_some_and(|n| nets.contains(&n))
+        });
+        (left.count() == 0).then_some(())
+    })?;
+    let after = folders.map(names);
+    if before != after {
+        return Err(Failed::from(format!("{folders:?} held {before:?} before and {after:?} after")));
+    }
+    Ok(())
+}
+
 fn main() {
     let mut args = Arguments::from_args();
     // Waiting is most of what a scenario does, but the processes it waits for share these processors.
     args.test_threads.get_or_insert(2);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let list = suite::load(&[folder]);
+    let list = suite::load(&[folder.clone()]);
     let programs = Programs::beside();
     if !args.list
         && let Err(e) = netns::enter()
@@ -45,6 +114,9 @@ fn main() {
     let setup = Setup { worlds: [Kind::Kernel, Kind::Virga], programs };
     let skips = Arc::new(Skips::default());
     let mut trials = Vec::new();
+    if wanted("killed") {
+        trials.push(Trial::test("killed", move || killed(&folder)));
+    }
     match list {
         Ok(list) => {
             trials.extend(list.into_iter().filter(|s| wanted(&s.name)).map(|s| trial(s, setup.clone(), &skips)))

@@ -1,4 +1,4 @@
-//! `oracle FILE…|DIR…`, `oracle fuzz`: scenarios with the kernel as the judge. What is done is in the library; here are its arguments.
+//! `oracle FILE…|DIR…`, `oracle fuzz`, `oracle mutants`: scenarios with the kernel as the judge. What is done is in the library; here are its arguments.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use virga_tests::oracle::fuzz::{Random, case};
-use virga_tests::oracle::{Outcome, Setup, run, shrink, suite};
+use virga_tests::oracle::{Outcome, Setup, mutants, run, shrink, suite};
 use virga_tests::world::{Kind, Programs, netns};
 
 /// Runs scenarios with the kernel alone and with Virga, and compares all that leaves the ports.
@@ -64,6 +64,17 @@ enum Verb {
         #[command(flatten)]
         common: Common,
     },
+    /// Deliberate bugs, one at a time: applied to a copy of the tree, built, and whether the scenarios catch them.
+    Mutants {
+        /// Which of tests/mutants/list; all, if none is given.
+        names: Vec<String>,
+        /// The repository's root.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        tree: PathBuf,
+        /// How often each runs; it has to be caught every time.
+        #[arg(long, default_value_t = 2)]
+        times: usize,
+    },
 }
 
 fn setup(c: &Common) -> Result<Setup> {
@@ -99,6 +110,9 @@ fn scenarios(paths: &[PathBuf], c: &Common) -> Result<bool> {
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match cli.verb {
+        Some(Verb::Mutants { names, tree, times }) => {
+            std::path::absolute(tree).map_err(Into::into).and_then(|t| mutants::run(&t, &names, times))
+        }
         None => scenarios(&cli.paths, &cli.common),
         Some(Verb::Fuzz { seed, cases, time, print, out, shrink, common }) => {
             let seed = seed.unwrap_or_else(|| {

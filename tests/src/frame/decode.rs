@@ -86,6 +86,30 @@ pub fn chatter(frame: &[u8]) -> Option<Chatter> {
     }
 }
 
+/// The multicast groups that a host says it listens to, when it was asked: the current-state records of an MLDv2 report (RFC 3810,
+/// section 5.2.12). Records of changes are not among them: of a group that is soon left again they may never be sent.
+pub fn groups(frame: &[u8]) -> Vec<IpAddr> {
+    let mut out = Vec::new();
+    let _ = reported(frame, &mut out);
+    out
+}
+
+fn reported(frame: &[u8], out: &mut Vec<IpAddr>) -> Option<()> {
+    let (at, 0x86dd) = network(frame)? else { return None };
+    let p = frame.get(at..)?;
+    let (58, at) = upper(p)? else { return None };
+    let q = p.get(at..)?;
+    let (143, mut at) = (*q.first()?, 8) else { return None };
+    for _ in 0..be16(q, 6)? {
+        // MODE_IS_INCLUDE, MODE_IS_EXCLUDE
+        if matches!(*q.get(at)?, 1 | 2) {
+            out.push(a6(q, at + 4)?.into());
+        }
+        at += 20 + usize::from(be16(q, at + 2)?) * 16 + usize::from(*q.get(at + 1)?) * 4;
+    }
+    Some(())
+}
+
 /// The frame in one line.
 pub fn decode(frame: &[u8]) -> String {
     let mut out = String::new();

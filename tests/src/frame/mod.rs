@@ -31,7 +31,7 @@ use std::net::IpAddr;
 use hal::Mac;
 
 pub use build::build;
-pub use decode::{Chatter, chatter, decode, hexdump};
+pub use decode::{Chatter, chatter, decode, groups, hexdump};
 
 /// What stands at the start of each payload, followed by the frame's number.
 pub const MAGIC: [u8; 4] = *b"VRGA";
@@ -159,12 +159,14 @@ mod tests {
             "10.0.1.2>10.0.2.2 icmp=3/1 quote=10.0.2.2>10.0.1.2",
             "2001:db8:1::2>2001:db8:2::2 ext=hbh,dst,rt0,frag",
             "fe80::2>ff02::1 ns=2001:db8:1::1",
+            "fe80::2>ff02::16 mld",
+            "10.0.1.2>224.0.0.22 proto=2",
             "arp req 10.0.1.2>10.0.1.1",
             "10.0.1.2>10.0.2.2 opts=07040400 vlan=88a8.1,2",
         ] {
             let f = frame(s);
             for n in 0..=f.len() {
-                let _ = (decode(&f[..n]), chatter(&f[..n]), marker(&f[..n]), addresses(&f[..n]));
+                let _ = (decode(&f[..n]), chatter(&f[..n]), marker(&f[..n]), addresses(&f[..n]), groups(&f[..n]));
             }
         }
     }

@@ -4,6 +4,7 @@
 //! ND, MLD, IGMP) is a set of (port, kind, target) in which [`explained`] lists what one side alone may say.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use anyhow::Result;
 
@@ -38,8 +39,8 @@ pub enum Difference {
 }
 
 impl Difference {
-    /// For people.
-    pub fn show(&self, sends: &BTreeMap<u32, &Send>) -> String {
+    /// For people; `trace` says what the chip makes of a frame.
+    pub fn show(&self, sends: &BTreeMap<u32, &Send>, trace: impl Fn(&Send) -> String) -> String {
         match self {
             Difference::Note(text) => format!("  {text}\n"),
             Difference::Chatter { port, what, world } => {
@@ -72,6 +73,9 @@ impl Difference {
                 };
                 out += &cap(first, second.first().map(|s| &s.1), "first world ");
                 out += &cap(second, first.first().map(|s| &s.1), "second world");
+                if let Some(s) = id.and_then(|i| sends.get(&i)) {
+                    out += &trace(s);
+                }
                 out
             }
         }
@@ -84,7 +88,7 @@ fn origin<'a>(f: &[u8], sends: &BTreeMap<u32, &'a Send>) -> Option<&'a Send> {
 }
 
 /// Whether `f` is an injected frame passed on, rather than something that the switch made itself.
-fn passed_on(f: &[u8], sends: &BTreeMap<u32, &Send>) -> bool {
+pub(super) fn passed_on(f: &[u8], sends: &BTreeMap<u32, &Send>) -> bool {
     let same = |s: &Send| addresses(&s.bytes).is_some() && addresses(&s.bytes) == addresses(f);
     match origin(f, sends) {
         Some(s) => same(s),
@@ -179,7 +183,7 @@ pub fn compare(
     for f in done.iter().flat_map(|d| d.left.iter().flatten()).filter(|f| passed_on(f, sends)) {
         passed.extend(origin(f, sends).map(|s| s.id));
     }
-    talk.iter_mut().for_each(|t| t.retain(|(_, c)| !timed(c)));
+    talk.iter_mut().for_each(|t| t.retain(|(_, c)| !timed(c, sends)));
     let alone: Vec<(usize, usize, Chatter)> = (0..2)
         .flat_map(|w| talk[w].difference(&talk[1 - w]).map(move |(p, c)| (w, *p, c.clone())).collect::<Vec<_>>())
         .collect();
@@ -204,11 +208,26 @@ pub fn compare(
     Ok(out)
 }
 
-/// Reports that the kernel sends at random times of its own, and redirects of IPv6, which it limits by time and peer with no setting for it
-/// (those of IPv4 are data, and on in one scenario that sends one for each peer).
-fn timed(c: &Chatter) -> bool {
-    matches!(c.kind, "mld" | "igmp" | "rs" | "nd-redirect")
+/// Chatter whose moment is the kernel's own: reports of group memberships, which are asked for and compared at the end
+/// (`World::query`), and redirects of IPv6 beyond what it sends at once. It allows each source and each destination six, and then one
+/// a second, with no setting for it (`inet_peer_xrlim_allow`).
+fn timed(c: &Chatter, sends: &BTreeMap<u32, &Send>) -> bool {
+    match c.kind {
+        "mld" | "igmp" => true,
+        "nd-redirect" => {
+            let mut peers: BTreeMap<(bool, IpAddr), u32> = BTreeMap::new();
+            for (src, dst) in sends.values().filter_map(|s| addresses(&s.bytes)).filter(|(s, _)| s.is_ipv6()) {
+                *peers.entry((false, src)).or_default() += 1;
+                *peers.entry((true, dst)).or_default() += 1;
+            }
+            peers.values().any(|n| *n > BURST)
+        }
+        _ => false,
+    }
 }
+
+/// `XRLIM_BURST_FACTOR` (`net/ipv4/icmp.c`)
+const BURST: u32 = 6;
 
 /// Which chatter one world alone may send:
 ///

@@ -38,6 +38,8 @@ struct Route {
     len: u8,
     metric: u64,
     hops: Vec<Hop>,
+    /// Whether it stands on a next-hop object.
+    object: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +60,8 @@ pub struct Snapshot {
     use_neigh: bool,
     /// Prefixes of scope host, own addresses among them, now or earlier.
     narrow: Vec<(IpAddr, u8)>,
+    /// `fib_multipath_hash_policy` of IPv4 and IPv6.
+    policies: [u8; 2],
 }
 
 fn port(v: &Value) -> usize {
@@ -104,7 +108,13 @@ impl Snapshot {
                     Some(n) => n.iter().filter(|v| !flag(v, "dead")).map(hop).collect(),
                     None => vec![hop(&r)],
                 };
-                s.routes.push(Route { addr, len, metric: r["metric"].as_u64().unwrap_or(0), hops });
+                s.routes.push(Route {
+                    addr,
+                    len,
+                    metric: r["metric"].as_u64().unwrap_or(0),
+                    hops,
+                    object: r["nhid"].is_u64(),
+                });
             }
         }
         for n in list("ip -j neigh show nud all")? {
@@ -120,6 +130,10 @@ impl Snapshot {
             }
         }
         s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
+        for (policy, family) in s.policies.iter_mut().zip(["ipv4", "ipv6"]) {
+            let said = run(&format!("sysctl -n net.{family}.fib_multipath_hash_policy"))?;
+            *policy = said.text.trim().parse().with_context(|| said.text.clone())?;
+        }
         Ok(s)
     }
 
@@ -162,6 +176,20 @@ impl Snapshot {
         self.routes.iter().any(|r| r.hops.len() > 1 && r.hops.iter().any(|h| leads(r, h)))
     }
 
+    /// `fib_multipath_hash_policy` of IPv4 and IPv6.
+    pub fn hash_policies(&self) -> [u8; 2] {
+        self.policies
+    }
+
+    /// Whether packets of one flow to `d` have to take the same member all through a step: where neighbours have a say, one that fails
+    /// meanwhile moves its flows.
+    pub fn keeps_flows(&self, d: IpAddr) -> bool {
+        let members = self.members(d);
+        let best = self.best(d);
+        let neighbours = best.is_some_and(|r| r.object) || (self.use_neigh && d.is_ipv4());
+        members.len() > 1 && !(neighbours && members.iter().any(|m| m.void))
+    }
+
     /// The neighbour of that address on a port.
     pub fn neighbour(&self, port: usize, a: IpAddr) -> Option<&Neighbour> {
         self.neighbours.iter().find(|n| n.port == port && n.addr == a)
@@ -172,14 +200,14 @@ impl Snapshot {
         self.neighbours.iter().filter(move |n| n.port == port && n.mac == Some(mac)).map(|n| n.addr)
     }
 
+    fn best(&self, d: IpAddr) -> Option<&Route> {
+        let covering = self.routes.iter().filter(|r| covers(r.addr, r.len, d));
+        covering.min_by_key(|r| (std::cmp::Reverse(r.len), r.metric))
+    }
+
     /// Members of the route that a packet to `d` takes.
     pub fn members(&self, d: IpAddr) -> Vec<Member> {
-        let best = self
-            .routes
-            .iter()
-            .filter(|r| covers(r.addr, r.len, d))
-            .min_by_key(|r| (std::cmp::Reverse(r.len), r.metric));
-        let Some(best) = best else { return Vec::new() };
+        let Some(best) = self.best(d) else { return Vec::new() };
         // A gateway that the kernel may skip counts twice: itself, and the destination in its place.
         let hops: Vec<Hop> = best
             .hops

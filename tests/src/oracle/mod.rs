@@ -1,13 +1,17 @@
 //! The oracle: a scenario runs with the kernel alone and with Virga, and all that leaves the ports is compared.
 //!
-//! `compare` says what is equal, `fib` what a multipath route allows, `fuzz` invents scenarios, `shrink` cuts them down. Making
-//! worlds and frames is `world`'s and `frame`'s.
+//! `compare` says what is equal, `fib` what a multipath route allows, `flows` what it must keep together, `trace` what the chip
+//! found, `fuzz` invents scenarios, `shrink` cuts them down,
+//! `mutants` asks whether deliberate bugs are caught. Making worlds and frames is `world`'s and `frame`'s.
 
 pub mod compare;
 mod fib;
+mod flows;
 pub mod fuzz;
+pub mod mutants;
 mod shrink;
 pub mod suite;
+mod trace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,7 +22,7 @@ use crate::frame;
 use crate::harness::Skip;
 use crate::kernel;
 use crate::scenario::{Action, Must, Scenario, Send, Step};
-use crate::world::{Carried, Kind, Programs, Said, World};
+use crate::world::{Carried, Groups, Kind, Programs, Said, World, memory};
 pub use compare::Difference;
 pub use shrink::shrink;
 
@@ -66,9 +70,10 @@ pub struct Row {
 }
 
 impl Row {
-    /// What the chip carried of what was forwarded, in percent; `None` where nothing was.
+    /// What the chip carried of what was forwarded, in percent; `None` where nothing was. What the chip sent into a void, as the
+    /// kernel alone would have, makes it no more than all.
     pub fn share(&self) -> Option<u32> {
-        (self.forwarded > 0).then(|| (self.carried as usize * 100 / self.forwarded) as u32)
+        (self.forwarded > 0).then(|| (self.carried as usize * 100 / self.forwarded).min(100) as u32)
     }
     /// Whether nothing is wrong.
     pub fn fine(&self) -> bool {
@@ -150,6 +155,31 @@ fn both<T: std::marker::Send>(w: &mut [World; 2], f: impl Fn(&mut World) -> Resu
     })
 }
 
+/// Asks both worlds, as a querier does, which groups they listen to. The answers have to be the same; when they come is the kernel's own
+/// affair, so the slower one is waited for.
+fn memberships(w: &mut [World; 2]) -> Result<Vec<Difference>> {
+    let until = Instant::now() + REPORTS;
+    both(w, World::query)?;
+    loop {
+        both(w, World::quiesce)?;
+        let [a, b] = [&w[0], &w[1]].map(World::memberships);
+        if a == b {
+            return Ok(Vec::new());
+        }
+        if Instant::now() > until {
+            let one = |x: &Groups, y: &Groups, name: &str| -> Vec<Difference> {
+                let only = x.difference(y);
+                only.map(|(p, g)| Difference::Note(format!("only in the {name} world, port {p}: reports group {g}")))
+                    .collect()
+            };
+            return Ok([one(a, b, "first"), one(b, a, "second")].concat());
+        }
+    }
+}
+
+/// How long a report of a group may take after it was asked for, in a healthy world on a loaded machine.
+const REPORTS: Duration = Duration::from_secs(5);
+
 /// Why the scenario can't be run here, if it can't.
 fn missing(s: &Scenario) -> Result<Option<Skip>> {
     for n in &s.needs {
@@ -186,6 +216,17 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
         row.outcome = Outcome::Skipped(skip);
         return Ok(row);
     }
+    if s.memory {
+        let sends: Vec<&Send> = s.steps.iter().flat_map(|s| &s.sends).collect();
+        row.sent = sends.len();
+        let (wrong, carried) = memory::run(s.ports, &sends)?;
+        (row.left, row.forwarded, row.carried) = (carried as usize, carried as usize, carried);
+        if !wrong.is_empty() {
+            row.outcome = Outcome::Different(wrong.iter().map(|w| format!("  {w}\n")).collect());
+        }
+        row.took = start.elapsed();
+        return Ok(row);
+    }
     let make = |k| World::new(k, s.ports, &setup.programs);
     let mut worlds = std::thread::scope(|scope| -> Result<[World; 2]> {
         let t = scope.spawn(|| make(setup.worlds[1]));
@@ -219,10 +260,25 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
         };
         differences
             .extend(compare::compare(&done, &sends, &mut passed, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
+        if s.multipath() {
+            for (w, name) in ["first", "second"].into_iter().enumerate() {
+                let torn = flows::torn(&done[w], &st.sends, &sends, || after(&worlds[w]))?;
+                differences.extend(torn.into_iter().map(|t| Difference::Note(format!("in the {name} world {t}"))));
+            }
+        }
+        if differences.is_empty() && n + 1 == s.steps.len() {
+            differences.extend(memberships(&mut worlds)?);
+        }
         if !differences.is_empty() {
             let mut text = format!("step {} (line {}):\n", n + 1, st.line);
+            let chip = if virga { Some(trace::Twin::new(s.ports, |t| worlds[1].table(t))) } else { None };
+            let traced = |f: &Send| match &chip {
+                None => String::new(),
+                Some(Ok(chip)) => format!("    the chip's trace:\n{}", chip.trace(f.port, &f.bytes)),
+                Some(Err(e)) => format!("    the chip's trace can't be had: {e:#}\n"),
+            };
             for d in &differences {
-                text += &d.show(&sends);
+                text += &d.show(&sends, traced);
             }
             if virga {
                 let now = worlds[1].carried()?;

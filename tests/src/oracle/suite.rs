@@ -103,11 +103,12 @@ pub fn head() -> String {
 
 /// Sums in one sentence.
 pub fn sum(rows: &[Row]) -> String {
-    let (sent, left, forwarded, carried) =
-        rows.iter().fold((0, 0, 0, 0), |(a, b, c, d), r| (a + r.sent, b + r.left, c + r.forwarded, d + r.carried));
+    let (sent, left, forwarded, carried) = rows.iter().fold((0, 0, 0, 0), |(a, b, c, d), r| {
+        (a + r.sent, b + r.left, c + r.forwarded, d + (r.carried as usize).min(r.forwarded))
+    });
     let bad = rows.iter().filter(|r| !r.fine()).count();
     let skipped = rows.iter().filter(|r| matches!(r.outcome, Outcome::Skipped(_))).count();
-    let share = (carried as usize * 100).checked_div(forwarded).unwrap_or(0);
+    let share = (carried * 100).checked_div(forwarded).unwrap_or(0);
     format!(
         "{} scenarios, {bad} not equal, {skipped} skipped; {sent} frames sent, {left} left, {forwarded} forwarded, {share} % of them by the chip",
         rows.len()

@@ -4,11 +4,13 @@
 //! harness holds in a namespace of its own. A world knows how to be changed, how to be sent a frame, and when it is quiet.
 //! What is sent and what is right is not known here.
 
+pub mod memory;
 mod neigh;
 pub mod netns;
 mod socket;
 mod virga;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::process::Command;
@@ -75,8 +77,12 @@ pub struct World {
     wire: NetNs,
     ports: Vec<Port>,
     answers: Vec<(usize, IpAddr, Mac)>,
+    groups: Groups,
     round: u32,
 }
+
+/// IPv6 multicast groups that a world answered to listen to: port and group.
+pub type Groups = BTreeSet<(usize, IpAddr)>;
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
@@ -96,6 +102,13 @@ const SYSCTLS: &[(&str, &str)] = &[
     ("ipv6/icmp/ratemask", ""),
     // Else flow labels of the kernel's own packets come from a random key.
     ("ipv6/auto_flowlabels", "0"),
+    // Hosts without forwarding ask for routers at random times.
+    ("ipv6/conf/default/router_solicitations", "0"),
+    // Reports of group memberships are sent after a random time below this, in milliseconds.
+    ("ipv6/conf/default/mldv1_unsolicited_report_interval", "1"),
+    ("ipv6/conf/default/mldv2_unsolicited_report_interval", "1"),
+    ("ipv4/conf/default/igmpv2_unsolicited_report_interval", "1"),
+    ("ipv4/conf/default/igmpv3_unsolicited_report_interval", "1"),
     // Redirects are limited by time and peer; scenarios about them switch them on.
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
@@ -178,7 +191,7 @@ impl World {
             .zip(hosts)
             .map(|(wire, host)| Port { wire, host: Some(host), captured: Vec::new(), sentinel: Vec::new() })
             .collect();
-        let mut w = World { kind, switch, sw, wire, ports, answers: Vec::new(), round: 0 };
+        let mut w = World { kind, switch, sw, wire, ports, answers: Vec::new(), groups: Groups::new(), round: 0 };
         w.settle()?;
         Ok(w)
     }
@@ -500,6 +513,7 @@ impl World {
                     // A wire that is down has no one to answer.
                     let _ = port.wire.send(&answer);
                 }
+                self.groups.extend(frame::groups(&f).into_iter().map(|g| (n, g)));
                 match frame::network(&f) {
                     Some((14, SENTINEL)) => port.sentinel = f,
                     _ => port.captured.push(f),
@@ -507,6 +521,33 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Asks by every wire which IPv6 groups the switch listens to there (MLDv2 general query, RFC 3810, section 5.1). The answers come within a
+    /// moment; nothing says that they have all come.
+    ///
+    /// # Errors
+    /// Never.
+    pub fn query(&mut self) -> Result<()> {
+        self.groups.clear();
+        for p in 1..=self.ports.len() {
+            let f = query(p);
+            self.send(p, &f);
+        }
+        Ok(())
+    }
+
+    /// Which groups it answered since it was last asked.
+    pub fn memberships(&self) -> &Groups {
+        &self.groups
+    }
+
+    /// The rows of a table of the chip, a line of JSON each.
+    ///
+    /// # Errors
+    /// The agent's sentence.
+    pub fn table(&self, t: hal::TableId) -> Result<String> {
+        self.switch.as_ref().map_or(Ok(String::new()), |v| v.table(&self.sw, t.name()))
     }
 
     /// What the chip carried and dropped so far; all zero in the kernel's world.
@@ -534,6 +575,24 @@ impl World {
     pub fn check(&self) -> Result<()> {
         self.switch.as_ref().map_or(Ok(()), |v| v.check(&self.sw))
     }
+}
+
+/// An MLDv2 general query that wants its answer within a millisecond, from a router behind port `n`.
+fn query(n: usize) -> Vec<u8> {
+    let src = std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, n as u16, 0xfe).octets();
+    let dst = std::net::Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1).octets();
+    // Type, code, checksum, maximum response code; no group; robustness 2, interval 125 s, no sources.
+    let mut q = [130, 0, 0, 0, 0, 1, 0, 0].to_vec();
+    q.extend([0; 16]);
+    q.extend([2, 125, 0, 0]);
+    let sum = frame::checksum(&[&src, &dst, &[0, 0, 0, q.len() as u8], &[0, 0, 0, 58], &q]);
+    q[2..4].copy_from_slice(&sum.to_be_bytes());
+    // Hop-by-hop header with router alert for MLD (RFC 2711), padded.
+    let alert = [58, 0, 5, 2, 0, 0, 1, 0];
+    let mut f = [[0x33, 0x33, 0, 0, 0, 1], host_mac(n, 254).0].concat();
+    f.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, (alert.len() + q.len()) as u8, 0, 1]);
+    f.extend([&src[..], &dst, &alert, &q].concat());
+    f
 }
 
 /// The answer to an ARP or ND request, from the host behind port `n` that has `target`.

@@ -42,6 +42,8 @@ pub fn enter() -> Result<()> {
     }
     // SAFETY: no pointers; this process has one thread.
     check(unsafe { libc::unshare(flags) }).context("the system refuses namespaces; run as root")?;
+    // Its writing end lives as long as the parent: what the child looks at once it has asked to die with it.
+    let (alive, parent) = io::pipe().context("a pipe")?;
     // SAFETY: this process has one thread, so the child inherits no lock that another thread holds.
     let pid = unsafe { libc::fork() };
     check(pid).context("fork")?;
@@ -62,6 +64,12 @@ pub fn enter() -> Result<()> {
     }
     // SAFETY: no pointers that the kernel keeps.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) }).context("PR_SET_PDEATHSIG")?;
+    drop(parent);
+    let mut hung = libc::pollfd { fd: alive.as_raw_fd(), events: 0, revents: 0 };
+    // SAFETY: the kernel reads and writes one `pollfd`, which outlives the call.
+    if unsafe { libc::poll(&mut hung, 1, 0) } > 0 {
+        anyhow::bail!("the process that started this one is gone");
+    }
     mount("none", "/", "none", libc::MS_REC | libc::MS_PRIVATE)?;
     mount("proc", "/proc", "proc", 0)?;
     mount("tmpfs", "/run", "tmpfs", 0)?;

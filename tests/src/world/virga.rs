@@ -205,6 +205,17 @@ impl Virga {
         Ok(c)
     }
 
+    /// `virga table show`.
+    ///
+    /// # Errors
+    /// The agent's sentence.
+    pub fn table(&self, sw: &NetNs, name: &str) -> Result<String> {
+        match self.ask(sw, &["table", "show", name])? {
+            (true, text) => Ok(text),
+            (false, text) => bail!("virga table show {name}: {}", text.trim()),
+        }
+    }
+
     /// What an engineer wants to see beside a difference.
     pub fn state(&self, sw: &NetNs) -> String {
         if self.agent.is_none() {
