@@ -215,6 +215,7 @@ pub fn run(root: &Path, names: &[String], times: usize) -> Result<bool> {
             .args(PACKAGES.iter().flat_map(|p| ["--config".into(), format!("profile.dev.package.{p}.opt-level=0")]))
             .args(["build", "-q", "-p", "virga", "-p", "virga-sim-asic", "--bins"])
             .env("RUSTFLAGS", "-Awarnings")
+            .env_remove("CARGO_MAKEFLAGS")
             .status()
             .context("cargo can't be started")?;
         if !built.success() {
