@@ -220,14 +220,14 @@ fn timed(c: &Chatter, sends: &BTreeMap<u32, &Send>) -> bool {
                 *peers.entry((false, src)).or_default() += 1;
                 *peers.entry((true, dst)).or_default() += 1;
             }
-            peers.values().any(|n| *n > BURST)
+            peers.values().any(|n| *n > REDIRECTS)
         }
         _ => false,
     }
 }
 
 /// `XRLIM_BURST_FACTOR` (`net/ipv4/icmp.c`)
-const BURST: u32 = 6;
+const REDIRECTS: u32 = 6;
 
 /// Which chatter one world alone may send:
 ///
