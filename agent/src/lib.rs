@@ -3,6 +3,7 @@
 //! State flows one way: `netlink` decodes, `mirror` keeps the kernel's objects, `compile` turns them into verdicts,
 //! `program` brings the chip there. `core` ties these together without any I/O; all sockets, threads and timers are in `edge`.
 
+pub mod arena;
 pub mod cli;
 pub mod compile;
 pub mod config;

@@ -47,17 +47,7 @@ fn chip() -> SimChip {
     let mut c = SimChip::with_seed(profile, PORTS as usize, 1);
     for n in 0..PORTS {
         let mac = Mac([2, 0, 0, 0, 0, n as u8]);
-        let entry = PortEntry {
-            name: format!("swp{n}"),
-            ifindex: n + 1,
-            netns: 1,
-            mac,
-            mtu: 1500,
-            admin: true,
-            link: true,
-            wire: "none".into(),
-            fault: None,
-        };
+        let entry = PortEntry::sound(format!("swp{n}"), n + 1, 1, mac);
         c.set_port(PortId(n), entry);
         let rif = RifEntry {
             kind: RifKind::Port(PortId(n)),

@@ -115,7 +115,7 @@ impl SimChip {
         if slot.as_ref() != Some(&entry) {
             self.tables.set_link(id, entry.link);
             *slot = Some(entry.clone());
-            self.events.push(Event::Port(Record::Port(id, entry)));
+            self.events.push(Event::Port(Record::Port(id, Box::new(entry))));
         }
     }
     pub(crate) fn tables(&self) -> &Arc<Tables> {
@@ -520,7 +520,9 @@ impl Backend for SimChip {
         match table {
             TableId::Port => {
                 let rest = self.ports.iter().enumerate().skip(usize::try_from(cursor).ok()?);
-                out.extend(rest.take(max).filter_map(|(i, p)| Some(Record::Port(PortId(i as u32), p.clone()?))));
+                out.extend(
+                    rest.take(max).filter_map(|(i, p)| Some(Record::Port(PortId(i as u32), Box::new(p.clone()?)))),
+                );
                 let next = cursor.saturating_add(max as u64);
                 (next < self.ports.len() as u64).then_some(next)
             }

@@ -436,7 +436,7 @@ impl Core {
             if t == TableId::Port {
                 let Record::Port(k, e) = r else { continue };
                 c.ports.insert(k);
-                if self.table_ports.get(&k) != Some(&e) {
+                if self.table_ports.get(&k) != Some(&*e) {
                     c.differs(|| format!("{key}: the chip's record is not the one that it reported"));
                     c.lacking = true;
                 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hal::{Event, FromChip, Hello, Record, TableId, ToChip};
+use hal::{Event, FromChip, Hello, PortEntry, Record, TableId, ToChip};
 use serde_json::{Value, json};
 
 use super::{Core, no_profile};
@@ -99,7 +99,8 @@ impl Core {
                 self.reply_json(operator, json);
             }
             FromChip::Event(Event::Port(Record::Port(id, entry))) => {
-                if self.table_ports.insert(id, entry.clone()).as_ref() != Some(&entry) && self.chip.ready() {
+                let old = self.table_ports.insert(id, PortEntry::clone(&entry));
+                if old.as_ref() != Some(&*entry) && self.chip.ready() {
                     self.count_ports();
                 }
             }
@@ -169,7 +170,7 @@ impl Core {
             if id == reading {
                 for r in records {
                     match r {
-                        Record::Port(k, e) => drop(self.table_ports.insert(k, e)),
+                        Record::Port(k, e) => drop(self.table_ports.insert(k, *e)),
                         r => self.program.load(r),
                     }
                 }

@@ -60,7 +60,7 @@ pub(super) struct Fresh {
     inherited: bool,
     /// Something changed about gateways, links or neighbours.
     look: bool,
-    /// Operations acknowledged by the chip when gateways were last counted.
+    /// Changes of next hops, and answers of the chip but for routes, when gateways were last counted.
     counted: u64,
     /// When to look again anyway.
     again: Option<Nanos>,
@@ -163,8 +163,9 @@ impl Core {
             self.ask_active(TableId::Neigh6, 0);
         }
         // Which gateways are in use is counted when the chip is at rest, not for each of a burst of routes.
-        if self.fresh.counted != self.program.totals.acked && self.program.in_flight() == 0 {
-            self.fresh.counted = self.program.totals.acked;
+        let changes = self.program.totals.few + self.program.ids.nexthop_changes();
+        if self.fresh.counted != changes && self.program.in_flight() == 0 {
+            self.fresh.counted = changes;
             self.count_gateways();
         }
         if core::mem::take(&mut self.fresh.look) || self.fresh.again.is_some_and(|at| now >= at) {

@@ -53,9 +53,9 @@ struct Walk {
 }
 
 /// Prefixes that a walk touches at a time.
-const WALK: usize = 8192;
+const WALK: usize = 4096;
 /// Slots that a purge or sweep in the mirror goes over at a time.
-const SWEEP: usize = 65_536;
+const SWEEP: usize = 8192;
 
 /// The core. Feed it with [`Core::handle`], drain [`Core::next`] after each, and call `handle` with [`Input::Tick`] when
 /// [`Core::deadline`] has passed.

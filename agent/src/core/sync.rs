@@ -185,7 +185,10 @@ impl Core {
             let id = self.send_fence();
             self.sync.closing = Some((id, self.now));
         }
+        // A dump of routes begins when the sweep before it is over, which may take many inputs.
+        let sweeping = self.mirror_busy && self.sync.queue.front().is_some_and(|(t, _)| *t == Target::Live);
         if self.sync.current.is_none()
+            && !sweeping
             && self.now >= self.sync.not_before
             && let Some((target, kind)) = self.sync.queue.pop_front()
         {

@@ -463,17 +463,7 @@ impl View {
 }
 
 fn port(n: u32, netns: u64) -> PortEntry {
-    PortEntry {
-        name: format!("swp{}", n + 1),
-        ifindex: PORT + n,
-        netns,
-        mac: mac(PORT + n),
-        mtu: 1500,
-        admin: true,
-        link: true,
-        wire: "none".into(),
-        fault: None,
-    }
+    PortEntry::sound(format!("swp{}", n + 1), PORT + n, netns, mac(PORT + n))
 }
 
 fn prefix() -> impl Strategy<Value = Prefix<V4>> {

@@ -7,8 +7,9 @@ use hal::Family;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
-use super::sets::{Fate, Mix, Sets, apply};
+use super::sets::{Fate, Sets, apply};
 use super::types::{Hop, Link, Netconf, NhRef, NhSet};
+use crate::arena::Fixed;
 use crate::input::DumpKind;
 use crate::netlink::object::NextHopMsg;
 use crate::netlink::route::{Rest, RouteMsg};
@@ -112,7 +113,7 @@ pub struct Ctx {
     pub(super) links: BTreeMap<u32, Link>,
     /// By family and index; -1 is `all`, -2 `default`.
     pub(super) netconf: BTreeMap<(u8, i32), Netconf>,
-    fates: HashMap<(u32, u8), Fates, std::hash::BuildHasherDefault<Mix>>,
+    fates: HashMap<(u32, u8), Fates, Fixed>,
     /// Devices that have addresses of a family, and how many.
     pub(super) addressed: BTreeMap<(u32, u8), u32>,
     pub(super) objects: BTreeMap<u32, NextHopMsg>,
@@ -257,9 +258,12 @@ impl Ctx {
             // Shown dead it may be for its link alone, where such routes are ignored. Which, no message says: it is not used
             // in either case, and when the link comes back a dump is asked for. A lone one is never dead.
             // The kernel counts what dies with the last address as without a link, too, whatever the link is.
-            let link_alone = self.idle(F::AF, hop.ifindex) || self.addressed.contains_key(&(hop.ifindex, F::AF));
-            let doubt = h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) && self.up(hop.ifindex) && link_alone;
-            hop.dead &= m.hops.len() > 1 && !doubt;
+            if hop.dead {
+                let link_alone = || self.idle(F::AF, hop.ifindex) || self.addressed.contains_key(&(hop.ifindex, F::AF));
+                let doubt =
+                    h.linkdown && self.ignores_linkdown(F::AF, hop.ifindex) && self.up(hop.ifindex) && link_alone();
+                hop.dead = m.hops.len() > 1 && !doubt;
+            }
             hops.push(hop);
         }
         let mut gone = self.overtaken(F::AF, host, &mut hops, seq);

@@ -13,7 +13,7 @@ use super::list::{self, Change, Outcome};
 use super::table::{Aliases, Table, state};
 use super::types::{Alias, NhSet};
 use super::{MirrorFamily, TABLE_LOCAL, TABLE_MAIN};
-use crate::netlink::route::RouteMsg;
+use crate::netlink::route::{self, RouteMsg};
 
 /// What a sweep is to do; one walk does all.
 struct Sweep<F: MirrorFamily> {
@@ -88,16 +88,24 @@ impl<F: MirrorFamily> Routes<F> {
     /// The aliases of `p` that live, in the kernel's order of search.
     pub(super) fn aliases(&self, ctx: &Ctx, table: u32, p: Prefix<F>) -> Aliases {
         let Some(t) = self.tables.get(&table) else { return Aliases::new() };
-        t.find(p).map_or_else(Aliases::new, |i| live(ctx, table, t.aliases(i)))
+        t.find(p).map_or_else(Aliases::new, |i| live(ctx, table, &t.aliases(i)))
     }
 
     /// Whether a prefix of `table`, `p` itself or a shorter one, holds `p`.
     pub(super) fn covered(&self, ctx: &Ctx, table: u32, p: Prefix<F>) -> bool {
         let Some(t) = self.tables.get(&table) else { return false };
         t.lens(p.len()).any(|l| {
-            t.find(p.shortened(l))
-                .is_some_and(|i| t.slot(i).state & state::UNDECIDED != 0 || !live(ctx, table, t.aliases(i)).is_empty())
+            t.find(p.shortened(l)).is_some_and(|i| {
+                t.slot(i).state & state::UNDECIDED != 0 || t.aliases(i).iter().any(|a| alive(ctx, table, a))
+            })
         })
+    }
+
+    /// Look up the prefix of a route message, whatever it says, and forget it: see `Mirror::warm`.
+    #[inline]
+    pub(super) fn warm(&self, body: &[u8]) -> usize {
+        let Some((table, p)) = route::peek::<F>(body) else { return 0 };
+        self.tables.get(&table).and_then(|t| t.find(p)).map_or(0, |i| i as usize)
     }
 
     pub(super) fn notify(&mut self, ctx: &mut Ctx, seq: u64, m: &RouteMsg<F>, flags: u16, delete: bool) {
@@ -127,7 +135,7 @@ impl<F: MirrorFamily> Routes<F> {
             None => t.entry(m.prefix),
         };
         let old = t.aliases(i);
-        let mut new = live(ctx, m.table, old.clone());
+        let mut new = live(ctx, m.table, &old);
         let partial = t.slot(i).state & state::PARTIAL != 0;
         let mut set_partial = new.len() < old.len() && !new.is_empty();
         let mut odd = false;
@@ -247,7 +255,7 @@ impl<F: MirrorFamily> Routes<F> {
             if let Some(i) = main.find(p) {
                 main.mark(i);
             }
-        } else if main.count > 0 {
+        } else if main.len() > 0 {
             self.covers.push(p);
             self.again = true;
         }
@@ -310,7 +318,7 @@ impl<F: MirrorFamily> Routes<F> {
         let t = self.tables.entry(table).or_default();
         let i = t.entry(p);
         let old = t.aliases(i);
-        let ours = live(ctx, table, old.clone());
+        let ours = live(ctx, table, &old);
         let s = t.slot_mut(i);
         let current = s.generation == generation;
         let mut new = run;
@@ -333,7 +341,7 @@ impl<F: MirrorFamily> Routes<F> {
         } else {
             if current && s.state & state::SEEN != 0 {
                 // IPv6 names the routes of a prefix with different source prefixes apart.
-                let mut whole = ours.clone();
+                let mut whole = Aliases::from_slice(&ours);
                 whole.extend(new);
                 whole.sort_by(F::search);
                 new = whole;
@@ -526,10 +534,9 @@ impl<F: MirrorFamily> Routes<F> {
             }
             return;
         }
-        // The common case without a copy.
-        if s.state & state::MORE != 0 || !alive(ctx, table, &s.first) {
-            let old = t.aliases(i);
-            let new = live(ctx, table, old.clone());
+        let old = t.aliases(i);
+        if old.iter().any(|a| !alive(ctx, table, a)) {
+            let new = live(ctx, table, &old);
             if new.len() != old.len() {
                 ctx.stats.purged += (old.len() - new.len()) as u64;
                 if !new.is_empty() {
@@ -544,7 +551,7 @@ impl<F: MirrorFamily> Routes<F> {
             // Named by a notification alone, over ground that was not trusted: one alias is all there is; of several, who
             // knows.
             let s = t.slot(i);
-            if s.state & (state::TOUCHED | state::SEEN) == state::TOUCHED && s.state & state::MORE != 0 {
+            if s.state & (state::TOUCHED | state::SEEN) == state::TOUCHED && t.several(i) {
                 self.undecide(ctx, table, i);
             }
         }
@@ -593,7 +600,7 @@ impl<F: MirrorFamily> Routes<F> {
                 return Some(i);
             }
             if t.slot(i).state & state::FULL != 0 {
-                let list = live(ctx, table, t.aliases(i));
+                let list = live(ctx, table, &t.aliases(i));
                 if !list.is_empty() {
                     out.push((t.slot(i).key, list));
                 }
@@ -616,7 +623,11 @@ fn alive(ctx: &Ctx, table: u32, a: &Alias) -> bool {
 }
 
 /// What of `list` the kernel still has.
-fn live(ctx: &Ctx, table: u32, mut list: SmallVec<[Alias; 2]>) -> Aliases {
-    list.retain(|a| alive(ctx, table, a));
-    list
+fn live(ctx: &Ctx, table: u32, list: &[Alias]) -> Aliases {
+    // Not `collect`, nor `clone`, which is the same: it goes alias by alias.
+    let mut all = Aliases::from_slice(list);
+    if !list.iter().all(|a| alive(ctx, table, a)) {
+        all.retain(|a| alive(ctx, table, a));
+    }
+    all
 }

@@ -4,13 +4,15 @@
 //! swept afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::hash::{Hash, Hasher};
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use hashbrown::HashTable;
+use hashbrown::hash_table;
 use smallvec::SmallVec;
 
 use super::types::{Hop, NhRef, NhSet};
+use crate::arena::{Chunks, Fixed, Index};
 use crate::netlink::AF_INET;
 
 /// What became of a device, as far as next hops on it are concerned, in one family.
@@ -36,51 +38,37 @@ struct Entry {
     users: u32,
 }
 
-/// FNV-like mixing with a fixed seed: iteration and replay are the same on every run.
-#[derive(Default)]
-pub(super) struct Mix(u64);
-impl Hasher for Mix {
-    fn finish(&self) -> u64 {
-        let h = self.0 ^ (self.0 >> 32);
-        let h = h.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        h ^ (h >> 29)
-    }
-    fn write(&mut self, b: &[u8]) {
-        for c in b.chunks(8) {
-            let mut w = [0; 8];
-            w[..c.len()].copy_from_slice(c);
-            self.write_u64(u64::from_le_bytes(w));
-        }
-    }
-    fn write_u8(&mut self, n: u8) {
-        self.write_u64(n.into());
-    }
-    fn write_u16(&mut self, n: u16) {
-        self.write_u64(n.into());
-    }
-    fn write_u32(&mut self, n: u32) {
-        self.write_u64(n.into());
-    }
-    fn write_u64(&mut self, n: u64) {
-        self.0 = (self.0.rotate_left(23) ^ n).wrapping_mul(0xff51_afd7_ed55_8ccd);
-    }
-    fn write_usize(&mut self, n: usize) {
-        self.write_u64(n as u64);
+impl Entry {
+    fn hash(&self) -> u64 {
+        hash(self.family, self.host, &self.set)
     }
 }
 
 fn hash(family: u8, host: bool, set: &NhSet) -> u64 {
-    let mut h = Mix::default();
-    (family, host, set).hash(&mut h);
+    let mut h = Fixed.build_hasher();
+    (u16::from(family) << 8 | u16::from(host)).hash(&mut h);
+    match set {
+        NhSet::Inline(hops) => {
+            for hop in hops {
+                let flags = u64::from(hop.onlink) | u64::from(hop.encap) << 1 | u64::from(hop.dead) << 2;
+                (u64::from(hop.ifindex) << 32 | u64::from(hop.weight) << 8 | flags).hash(&mut h);
+                match hop.via {
+                    Some(IpAddr::V4(a)) => a.to_bits().hash(&mut h),
+                    Some(IpAddr::V6(a)) => a.to_bits().hash(&mut h),
+                    None => {}
+                }
+            }
+        }
+        NhSet::Object(id) => id.hash(&mut h),
+    }
     h.finish()
 }
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct Sets {
-    entries: Vec<Entry>,
-    free: Vec<u32>,
-    index: HashTable<u32>,
+    entries: Chunks<Entry>,
+    index: Index,
     by_dev: BTreeMap<u32, BTreeSet<u32>>,
     by_object: BTreeMap<u32, BTreeSet<u32>>,
     /// Changed, or without users, since last drained.
@@ -93,20 +81,18 @@ impl Sets {
     /// The set with that content, made if missing. It has no user by that.
     pub fn intern(&mut self, family: u8, host: bool, set: NhSet) -> NhRef {
         let h = hash(family, host, &set);
-        let entries = &self.entries;
-        let found = self.index.find(h, |&i| {
-            let e = &entries[i as usize];
+        let entries = &mut self.entries;
+        let is = |i| {
+            let e = entries.at(i);
             e.family == family && e.host == host && e.set == set
-        });
-        if let Some(&i) = found {
-            return NhRef(i);
-        }
-        let e = Entry { set, family, host, dead: false, used: true, users: 0 };
-        let i = match self.free.pop() {
-            Some(i) => i,
-            None => self.entries.len() as u32,
         };
-        match &e.set {
+        let v = match self.index.entry(h, is, |i| entries.at(i).hash()) {
+            hash_table::Entry::Occupied(o) => return NhRef(*o.get()),
+            hash_table::Entry::Vacant(v) => v,
+        };
+        let i = entries.put(Entry { set, family, host, dead: false, used: true, users: 0 });
+        v.insert(i);
+        match &entries.at(i).set {
             NhSet::Inline(hops) => {
                 for hop in hops {
                     self.by_dev.entry(hop.ifindex).or_default().insert(i);
@@ -116,47 +102,39 @@ impl Sets {
                 self.by_object.entry(*id).or_default().insert(i);
             }
         }
-        match self.entries.get_mut(i as usize) {
-            Some(slot) => *slot = e,
-            None => self.entries.push(e),
-        }
-        self.insert_index(h, i);
         self.dirty.insert(NhRef(i));
         NhRef(i)
     }
 
     fn insert_index(&mut self, h: u64, i: u32) {
         let entries = &self.entries;
-        self.index.insert_unique(h, i, |&j| {
-            let e = &entries[j as usize];
-            hash(e.family, e.host, &e.set)
-        });
-    }
-
-    fn remove_index(&mut self, i: u32) {
-        let e = &self.entries[i as usize];
-        if let Ok(o) = self.index.find_entry(hash(e.family, e.host, &e.set), |&j| j == i) {
-            o.remove();
+        // Two sets may have become the same; each keeps its name.
+        if let hash_table::Entry::Vacant(v) = self.index.entry(h, |_| false, |j| entries.at(j).hash()) {
+            v.insert(i);
         }
     }
 
+    fn remove_index(&mut self, i: u32) {
+        self.index.remove(self.entries.at(i).hash(), i);
+    }
+
     pub fn get(&self, nh: NhRef) -> &NhSet {
-        self.entries.get(nh.0 as usize).map_or(&*NONE, |e| &e.set)
+        self.entries.get(nh.0).map_or(&*NONE, |e| &e.set)
     }
     pub fn users(&self, nh: NhRef) -> u32 {
-        self.entries.get(nh.0 as usize).map_or(0, |e| e.users)
+        self.entries.get(nh.0).map_or(0, |e| e.users)
     }
     /// Whether its routes are gone in the kernel.
     pub fn dead(&self, nh: NhRef) -> bool {
-        self.entries.get(nh.0 as usize).is_none_or(|e| e.dead)
+        self.entries.get(nh.0).is_none_or(|e| e.dead)
     }
     pub fn hold(&mut self, nh: NhRef) {
-        if let Some(e) = self.entries.get_mut(nh.0 as usize) {
+        if let Some(e) = self.entries.get_mut(nh.0) {
             e.users += 1;
         }
     }
     pub fn release(&mut self, nh: NhRef) {
-        if let Some(e) = self.entries.get_mut(nh.0 as usize) {
+        if let Some(e) = self.entries.get_mut(nh.0) {
             e.users = e.users.saturating_sub(1);
             if e.users == 0 {
                 self.dirty.insert(nh);
@@ -165,13 +143,13 @@ impl Sets {
     }
     /// The family of the routes that have it; 0 for one that is not held.
     pub fn family(&self, nh: NhRef) -> u8 {
-        self.entries.get(nh.0 as usize).map_or(0, |e| e.family)
+        self.entries.get(nh.0).map_or(0, |e| e.family)
     }
     pub fn iter(&self) -> impl Iterator<Item = (NhRef, &NhSet, u32)> {
-        let live = |(i, e): (usize, &'_ Entry)| (e.used && !e.dead && e.users > 0).then_some(i);
-        (0..self.entries.len())
-            .filter_map(move |i| live((i, &self.entries[i])))
-            .map(|i| (NhRef(i as u32), &self.entries[i].set, self.entries[i].users))
+        (0..self.entries.end())
+            .map(|i| (i, self.entries.at(i)))
+            .filter(|(_, e)| e.used && !e.dead && e.users > 0)
+            .map(|(i, e)| (NhRef(i), &e.set, e.users))
     }
 
     /// What changed since last asked; those without users are forgotten by this, and their numbers may come again.
@@ -179,7 +157,7 @@ impl Sets {
         let (mut changed, mut gone) = (Vec::new(), Vec::new());
         for nh in std::mem::take(&mut self.dirty) {
             let i = nh.0;
-            let Some(e) = self.entries.get(i as usize).filter(|e| e.used) else { continue };
+            let Some(e) = self.entries.get(i).filter(|e| e.used) else { continue };
             if e.users > 0 {
                 changed.push(nh);
                 continue;
@@ -188,7 +166,7 @@ impl Sets {
             if !e.dead {
                 self.remove_index(i);
             }
-            let e = &mut self.entries[i as usize];
+            let e = self.entries.at_mut(i);
             e.used = false;
             e.dead = true;
             match std::mem::replace(&mut e.set, NhSet::clone(&NONE)) {
@@ -199,7 +177,7 @@ impl Sets {
                 }
                 NhSet::Object(id) => unlink(&mut self.by_object, id, i),
             }
-            self.free.push(i);
+            self.entries.free(i);
         }
         (changed, gone)
     }
@@ -208,7 +186,7 @@ impl Sets {
     pub fn multipath_on(&self, family: u8, ifindex: u32) -> bool {
         self.by_dev.get(&ifindex).is_some_and(|s| {
             s.iter().any(|i| {
-                let e = &self.entries[*i as usize];
+                let e = self.entries.at(*i);
                 e.family == family && e.users > 0 && matches!(&e.set, NhSet::Inline(h) if h.len() > 1)
             })
         })
@@ -219,7 +197,7 @@ impl Sets {
     pub fn fate(&mut self, family: u8, ifindex: u32, fate: Fate) -> (bool, bool) {
         let (mut changed, mut died) = (false, false);
         for i in self.by_dev.get(&ifindex).cloned().unwrap_or_default() {
-            let e = &self.entries[i as usize];
+            let e = self.entries.at(i);
             if e.family != family || e.dead {
                 continue;
             }
@@ -230,7 +208,7 @@ impl Sets {
             }
             changed |= e.users > 0;
             self.remove_index(i);
-            let e = &mut self.entries[i as usize];
+            let e = self.entries.at_mut(i);
             if whole || hops.iter().all(|h| h.dead) {
                 e.dead = true;
                 died |= e.users > 0;
@@ -241,7 +219,7 @@ impl Sets {
                 }
                 let left = !hops.iter().any(|h| h.ifindex == ifindex);
                 e.set = NhSet::Inline(hops);
-                let h = hash(e.family, e.host, &e.set);
+                let h = e.hash();
                 if left {
                     unlink(&mut self.by_dev, ifindex, i);
                 }
@@ -256,11 +234,11 @@ impl Sets {
     pub fn object_gone(&mut self, id: u32) -> bool {
         let mut died = false;
         for i in self.by_object.get(&id).cloned().unwrap_or_default() {
-            if self.entries[i as usize].dead {
+            if self.entries.at(i).dead {
                 continue;
             }
             self.remove_index(i);
-            let e = &mut self.entries[i as usize];
+            let e = self.entries.at_mut(i);
             e.dead = true;
             died |= e.users > 0;
             self.dirty.insert(NhRef(i));
@@ -270,12 +248,12 @@ impl Sets {
 
     /// Whether routes of that object are held.
     pub fn object_used(&self, id: u32) -> bool {
-        self.by_object.get(&id).is_some_and(|s| s.iter().any(|i| self.entries[*i as usize].users > 0))
+        self.by_object.get(&id).is_some_and(|s| s.iter().any(|i| self.entries.at(*i).users > 0))
     }
 
     /// Bytes held, roughly.
     pub fn bytes(&self) -> usize {
-        self.entries.capacity() * size_of::<Entry>() + self.index.capacity() * 5
+        self.entries.bytes() + self.index.bytes()
     }
 }
 

@@ -3,8 +3,10 @@
 use hal::{Prefix, V4, V6};
 use proptest::prelude::*;
 
+use super::ctx::IFF_UP;
 use super::*;
 use crate::netlink::build::{Builder, push_attr};
+use crate::netlink::rtm;
 
 const ADD: u16 = 0x600;
 const REPLACE: u16 = 0x100;

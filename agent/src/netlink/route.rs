@@ -141,6 +141,22 @@ fn metrics(a: &Attr<'_>) -> Result<bool, Malformed> {
     Ok(matter)
 }
 
+/// Table and destination of a route message, at a glance: a guess, for which only messages in the kernel's own order of
+/// attributes are looked at. [`decode`] is what counts.
+#[inline]
+pub fn peek<F: Family>(body: &[u8]) -> Option<(u32, Prefix<F>)> {
+    let (len, mut table) = (*body.get(1)?, u32::from(*body.get(4)?));
+    let mut dst = None;
+    for a in Attrs(body.get(12..)?).take(2).flatten() {
+        match a.kind {
+            1 => dst = F::Addr::from_wire(a.data),
+            15 => table = a.u32().ok()?,
+            _ => {}
+        }
+    }
+    Some((table, Prefix::new(dst?, len)))
+}
+
 /// Decode the body of a route message. `Ok(None)` for what is no route of the FIB (cache entries, other families).
 ///
 /// # Errors

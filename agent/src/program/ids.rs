@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hal::{GroupEntry, GroupId, NextHopEntry, NextHopId};
 use hashbrown::HashMap;
 
-use super::arena::Fixed;
+use crate::arena::Fixed;
 use crate::mirror::NhRef;
 
 /// A group.
@@ -35,6 +35,8 @@ pub struct Ids {
     by_entry: HashMap<NextHopEntry, NextHopId, Fixed>,
     next_group: u32,
     next_nexthop: u32,
+    /// See [`Ids::nexthop_changes`].
+    nexthop_changes: u64,
     /// Groups whose entry has to be looked at again.
     pub touched_groups: BTreeSet<GroupId>,
     /// Next hops likewise.
@@ -174,6 +176,14 @@ impl Ids {
     pub fn nexthop_entry(&self, n: NextHopId) -> Option<&NextHopEntry> {
         self.nexthops.get(&n).filter(|s| s.refs > 0).map(|s| &s.entry)
     }
+    /// No names, as the next life of the same program begins.
+    pub fn successor(&self) -> Ids {
+        Ids { nexthop_changes: self.nexthop_changes + 1, ..Ids::default() }
+    }
+    /// Ascends with every next hop that comes into use or goes out of it.
+    pub fn nexthop_changes(&self) -> u64 {
+        self.nexthop_changes
+    }
     /// All next hops in use, by name.
     pub fn nexthops(&self) -> impl Iterator<Item = (NextHopId, &NextHopEntry)> {
         self.nexthops.iter().filter(|(_, s)| s.refs > 0).map(|(n, s)| (*n, &s.entry))
@@ -184,6 +194,7 @@ impl Ids {
             if let Some(s) = self.nexthops.get_mut(&m.nexthop) {
                 s.refs += 1;
                 if s.refs == 1 {
+                    self.nexthop_changes += 1;
                     self.touched_nexthops.insert(m.nexthop);
                 }
             }
@@ -195,6 +206,7 @@ impl Ids {
             if let Some(s) = self.nexthops.get_mut(&m.nexthop) {
                 s.refs = s.refs.saturating_sub(1);
                 if s.refs == 0 {
+                    self.nexthop_changes += 1;
                     self.touched_nexthops.insert(m.nexthop);
                 }
             }

@@ -4,10 +4,10 @@
 //! acknowledged. Sets go in ascending rank, removes in descending, and a member goes only when the chip has acknowledged that
 //! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
 
-pub mod arena;
 mod audit;
 pub mod ids;
 pub mod routes;
+pub mod slot;
 pub mod small;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -26,8 +26,16 @@ use ids::Ids;
 use routes::{RouteFamily, Routes, Sent, VRF};
 use small::Small;
 
-/// Prefixes compiled in one pass at most.
-pub const CHUNK: usize = 2 * BATCH;
+/// Prefixes compiled in one pass at most: a batch, so that no pass takes long.
+pub const CHUNK: usize = BATCH;
+
+/// What is to be sent. Routes are small here until they are.
+#[derive(Debug)]
+enum Step {
+    Op(Op),
+    Route4(Sent<V4>),
+    Route6(Sent<V6>),
+}
 
 /// What is under way, in the form in which the answer needs it.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +54,8 @@ pub struct Totals {
     pub acked: u64,
     /// Operations refused.
     pub refused: u64,
+    /// Of these and the acknowledged: those on tables other than the routes'.
+    pub few: u64,
 }
 
 /// The chip as it is known.
@@ -71,7 +81,7 @@ pub struct Program {
     pub ids: Ids,
     /// Totals.
     pub totals: Totals,
-    queue: VecDeque<(Op, Flight)>,
+    queue: VecDeque<Step>,
     window: VecDeque<(u64, Vec<Flight>)>,
     next_batch: u64,
     /// Groups that are traps because a next hop found no room.
@@ -160,7 +170,8 @@ impl Program {
     /// Forget the chip: its tables are about to be read anew.
     pub fn reset(&mut self) {
         let (totals, next_batch) = (self.totals, self.next_batch);
-        *self = Program { totals, next_batch, ..Program::default() };
+        let ids = self.ids.successor();
+        *self = Program { totals, next_batch, ids, ..Program::default() };
     }
 
     /// Take over a record that the chip holds. Tables must come in ascending rank; routes may come before the groups that
@@ -182,8 +193,8 @@ impl Program {
             }
             Record::Route4(k, fwd) if k.vrf == VRF => self.route4.load(k.prefix, fwd, &mut self.ids),
             Record::Route6(k, fwd) if k.vrf == VRF => self.route6.load(k.prefix, fwd, &mut self.ids),
-            Record::Route4(k, _) => self.queue.push_back((Op::Remove(k.into()), Flight::Key(k.into()))),
-            Record::Route6(k, _) => self.queue.push_back((Op::Remove(k.into()), Flight::Key(k.into()))),
+            Record::Route4(k, _) => self.queue.push_back(Step::Op(Op::Remove(k.into()))),
+            Record::Route6(k, _) => self.queue.push_back(Step::Op(Op::Remove(k.into()))),
         }
     }
 
@@ -305,7 +316,19 @@ impl Program {
         }
         while self.window.len() < WINDOW && !self.queue.is_empty() {
             let n = self.queue.len().min(BATCH);
-            let (ops, flights): (Vec<Op>, Vec<Flight>) = self.queue.drain(..n).unzip();
+            let (mut ops, mut flights) = (Vec::with_capacity(n), Vec::with_capacity(n));
+            for step in self.queue.drain(..n) {
+                let (op, flight) = match step {
+                    Step::Route4(s) => (route_op(&s), Flight::Route4(s)),
+                    Step::Route6(s) => (route_op(&s), Flight::Route6(s)),
+                    Step::Op(op) => {
+                        let key = op.key();
+                        (op, Flight::Key(key))
+                    }
+                };
+                ops.push(op);
+                flights.push(flight);
+            }
             self.totals.sent += n as u64;
             self.next_batch += 1;
             self.window.push_back((self.next_batch, flights));
@@ -338,19 +361,12 @@ impl Program {
         let mut removes = [const { Vec::new() }; 6];
         self.plan_small(now, f, &mut sets, &mut removes);
         let queue = &mut self.queue;
-        let mut key = |op: Op| {
-            let k = op.key();
-            queue.push_back((op, Flight::Key(k)));
-        };
-        sets.into_iter().flatten().for_each(&mut key);
-        queue_routes(&mut self.queue, sets4, Flight::Route4);
-        queue_routes(&mut self.queue, sets6, Flight::Route6);
-        queue_routes(&mut self.queue, removes4, Flight::Route4);
-        queue_routes(&mut self.queue, removes6, Flight::Route6);
-        for op in removes.into_iter().rev().flatten() {
-            let k = op.key();
-            self.queue.push_back((op, Flight::Key(k)));
-        }
+        queue.extend(sets.into_iter().flatten().map(Step::Op));
+        queue.extend(sets4.into_iter().map(Step::Route4));
+        queue.extend(sets6.into_iter().map(Step::Route6));
+        queue.extend(removes4.into_iter().map(Step::Route4));
+        queue.extend(removes6.into_iter().map(Step::Route6));
+        queue.extend(removes.into_iter().rev().flatten().map(Step::Op));
     }
 
     fn plan_small(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut [Vec<Op>; 6], removes: &mut [Vec<Op>; 6]) {
@@ -468,7 +484,10 @@ impl Program {
             match flight {
                 Flight::Route4(s) => self.route4.done(now, s, why, &mut self.ids),
                 Flight::Route6(s) => self.route6.done(now, s, why, &mut self.ids),
-                Flight::Key(k) => self.done_key(now, k, why),
+                Flight::Key(k) => {
+                    self.totals.few += 1;
+                    self.done_key(now, k, why);
+                }
             }
         }
         true
@@ -576,18 +595,11 @@ impl Program {
     }
 }
 
-fn queue_routes<F: RouteFamily>(
-    queue: &mut VecDeque<(Op, Flight)>,
-    sent: Vec<Sent<F>>,
-    flight: impl Fn(Sent<F>) -> Flight,
-) {
-    for s in sent {
-        let key = RouteKey { vrf: VRF, prefix: s.prefix };
-        let op = match s.to.fwd() {
-            Some(fwd) => Op::Set(F::record(key, fwd)),
-            None => Op::Remove(F::key(key)),
-        };
-        queue.push_back((op, flight(s)));
+fn route_op<F: RouteFamily>(s: &Sent<F>) -> Op {
+    let key = RouteKey { vrf: VRF, prefix: s.prefix };
+    match s.to.fwd() {
+        Some(fwd) => Op::Set(F::record(key, fwd)),
+        None => Op::Remove(F::key(key)),
     }
 }
 

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClass, V4, V6, VrfId};
 
-use super::arena::{Arena, Packed};
 use super::ids::Ids;
+use super::slot::{Packed, Slot};
 use super::small::{Failure, PATIENT, back_off};
+use crate::arena::Arena;
 
 /// A family that has a route table.
 pub trait RouteFamily: Family {
@@ -47,6 +48,8 @@ pub const VRF: VrfId = VrfId(0);
 pub struct Sent<F: Family> {
     /// Which.
     pub prefix: Prefix<F>,
+    /// Number of its slot, which stays until the answer.
+    slot: u32,
     /// To what; nothing for a remove.
     pub to: Packed,
 }
@@ -69,7 +72,7 @@ pub enum State {
 /// One route table.
 #[derive(Debug)]
 pub struct Routes<F: Family> {
-    arena: Arena<F>,
+    arena: Arena<Slot<F>>,
     /// How many routes the chip holds of each length.
     lens: Vec<u32>,
     dirty: VecDeque<Prefix<F>>,
@@ -90,7 +93,7 @@ pub struct Routes<F: Family> {
     tried: Option<Prefix<F>>,
     pending: usize,
     /// Where the walk over the arena stands, if one is under way.
-    walk: Option<usize>,
+    walk: Option<u32>,
 }
 
 impl<F: Family> Default for Routes<F> {
@@ -114,6 +117,8 @@ impl<F: Family> Default for Routes<F> {
     }
 }
 
+/// Prefixes looked up together before they are compiled.
+const WARM: usize = 64;
 const NO_ROOM: Packed = Packed::trap(TrapClass::NoRoom);
 const REFUSED: Packed = Packed::trap(TrapClass::Punt);
 
@@ -163,7 +168,7 @@ impl<F: RouteFamily> Routes<F> {
     }
     /// What the chip acknowledged.
     pub fn acked(&self, p: Prefix<F>) -> Option<Fwd> {
-        self.arena.get(p).and_then(|s| s.acked.fwd())
+        self.get(p).and_then(|s| s.acked().fwd())
     }
     /// What the chip makes of the prefix.
     pub fn state(&self, p: Prefix<F>) -> State {
@@ -179,17 +184,24 @@ impl<F: RouteFamily> Routes<F> {
             None => State::Absent,
         }
     }
-    /// A page of what the chip acknowledged, in arena order.
-    pub fn page(&self, from: usize, max: usize) -> (impl Iterator<Item = (Prefix<F>, Fwd)> + '_, Option<usize>) {
-        let (it, next) = self.arena.walk(from, max);
-        (it.filter_map(|s| Some((s.key, s.acked.fwd()?))), next)
+    /// The slots from number `from` on, at most `max` numbers, and where to go on; `None` at the end.
+    fn live(&self, from: u32, max: u32) -> (impl Iterator<Item = &Slot<F>>, Option<u32>) {
+        let end = self.arena.end();
+        let to = end.min(from.saturating_add(max));
+        ((from..to).map(|i| self.arena.slot(i)).filter(|s| s.live()), (to < end).then_some(to))
+    }
+    fn get(&self, p: Prefix<F>) -> Option<&Slot<F>> {
+        self.arena.find(p).map(|i| self.arena.slot(i))
+    }
+    fn forget(&mut self, i: u32) {
+        self.arena.slot_mut(i).die();
+        self.arena.remove(i);
     }
     /// Take over what the chip says it holds.
     pub fn load(&mut self, p: Prefix<F>, fwd: Fwd, ids: &mut Ids) {
-        let i = self.arena.entry(p);
-        let s = self.arena.slot(i);
+        let (i, _) = self.arena.entry(p, || Slot::new(p));
         let new = Packed::from(fwd);
-        let old = core::mem::replace(&mut s.acked, new);
+        let old = self.arena.slot_mut(i).set_acked(new);
         ids.hold(new.group());
         ids.release(old.group());
         if !old.is_some() {
@@ -198,14 +210,14 @@ impl<F: RouteFamily> Routes<F> {
     }
     /// The chip, as an audit saw, holds `fwd` at that prefix, whatever was acknowledged.
     pub fn correct(&mut self, p: Prefix<F>, fwd: Option<Fwd>, ids: &mut Ids) {
-        let busy = self.arena.get(p).is_some_and(|s| s.busy);
-        if !busy {
+        let found = self.arena.find(p);
+        if !found.is_some_and(|i| self.arena.slot(i).busy()) {
             match fwd {
                 Some(f) => self.load(p, f, ids),
                 None => {
-                    if let Some(s) = self.arena.get(p) {
-                        let old = s.acked;
-                        self.arena.remove(p);
+                    if let Some(i) = found {
+                        let old = self.arena.slot(i).acked();
+                        self.forget(i);
                         self.gone(p, old, ids);
                         self.move_guards(p);
                     }
@@ -226,7 +238,7 @@ impl<F: RouteFamily> Routes<F> {
     fn cover(&self, p: Prefix<F>) -> Option<Prefix<F>> {
         (0..p.len()).rev().filter(|l| self.lens[usize::from(*l)] > 0).find_map(|l| {
             let c = p.shortened(l);
-            self.arena.get(c).is_some_and(|s| s.acked.is_some() && !s.leaving).then_some(c)
+            self.get(c).is_some_and(|s| s.acked().is_some() && !s.leaving()).then_some(c)
         })
     }
 
@@ -345,11 +357,20 @@ impl<F: RouteFamily> Routes<F> {
                 }
             }
         }
+        sets.reserve(budget.min(self.dirty.len()));
+        let (mut warm, mut found) = (0, 0);
         while budget > 0 {
+            if warm == 0 {
+                // Looked up at once, so that the processor waits for memory once for many (see `Mirror::warm`).
+                warm = WARM;
+                found += self.dirty.iter().take(WARM).filter(|p| self.arena.find(**p).is_some()).count();
+            }
+            warm -= 1;
             let Some(p) = self.dirty.pop_front() else { break };
             budget -= 1;
             self.look(now, p, false, ids, &mut want, sets, removes);
         }
+        core::hint::black_box(found);
         while budget > 0 && self.room > 0 {
             use core::ops::Bound::{Excluded, Unbounded};
             let from = self.tried.map_or(Unbounded, Excluded);
@@ -369,7 +390,7 @@ impl<F: RouteFamily> Routes<F> {
             && budget > 0
             && self.dirty.is_empty()
         {
-            let (it, next) = self.arena.walk(from, budget);
+            let (it, next) = self.live(from, u32::try_from(budget).unwrap_or(u32::MAX));
             let keys: Vec<_> = it.map(|s| s.key).collect();
             self.walk = next;
             for p in keys {
@@ -392,12 +413,12 @@ impl<F: RouteFamily> Routes<F> {
         let found = self.arena.find(p);
         let acked = match found {
             Some(i) => {
-                let s = self.arena.slot(i);
-                if s.busy {
-                    s.again = true;
+                let s = self.arena.slot_mut(i);
+                if s.busy() {
+                    s.look_again();
                     return;
                 }
-                s.acked
+                s.acked()
             }
             None => Packed::NONE,
         };
@@ -420,7 +441,7 @@ impl<F: RouteFamily> Routes<F> {
             if self.guards.contains_key(&p) {
                 let c = self.cover(p);
                 if let Some(c) = c
-                    && self.arena.get(c).is_some_and(|s| s.busy)
+                    && self.get(c).is_some_and(Slot::busy)
                 {
                     self.parked.push(p);
                     return;
@@ -432,11 +453,9 @@ impl<F: RouteFamily> Routes<F> {
                 }
             }
             if let Some(i) = found {
-                let s = self.arena.slot(i);
-                s.busy = true;
-                s.leaving = true;
+                self.arena.slot_mut(i).begin(true);
                 self.pending += 1;
-                removes.push(Sent { prefix: p, to: Packed::NONE });
+                removes.push(Sent { prefix: p, slot: i, to: Packed::NONE });
             }
             return;
         }
@@ -454,31 +473,28 @@ impl<F: RouteFamily> Routes<F> {
             return;
         }
         ids.hold(w.group());
-        let i = self.arena.entry(p);
-        self.arena.slot(i).busy = true;
+        let i = found.unwrap_or_else(|| self.arena.entry(p, || Slot::new(p)).0);
+        self.arena.slot_mut(i).begin(false);
         self.pending += 1;
-        sets.push(Sent { prefix: p, to: w });
+        sets.push(Sent { prefix: p, slot: i, to: w });
     }
 
     /// The chip answered an operation.
     pub fn done(&mut self, now: Nanos, sent: Sent<F>, refused: Option<Reason>, ids: &mut Ids) {
         let p = sent.prefix;
-        let Some(i) = self.arena.find(p) else { return };
+        let i = sent.slot;
         self.dirty.extend(self.parked.drain(..));
-        let s = self.arena.slot(i);
-        if !s.busy {
-            return;
-        }
+        // It was made busy when this was sent, and nothing forgets a busy slot.
+        let s = self.arena.slot_mut(i);
+        debug_assert!(s.busy() && s.key == p);
         self.pending -= 1;
-        s.busy = false;
-        s.leaving = false;
-        if core::mem::take(&mut s.again) {
+        if s.answered() {
             self.dirty.push_back(p);
         }
-        let old = s.acked;
+        let old = s.acked();
         match refused {
             None if sent.to.is_some() => {
-                s.acked = sent.to;
+                s.set_acked(sent.to);
                 if !self.absent.contains_key(&p) {
                     self.put_off.remove(&p);
                 }
@@ -500,7 +516,7 @@ impl<F: RouteFamily> Routes<F> {
                 }
             }
             None => {
-                self.arena.remove(p);
+                self.forget(i);
                 self.gone(p, old, ids);
                 if self.absent.is_empty() {
                     self.full = false;
@@ -512,7 +528,7 @@ impl<F: RouteFamily> Routes<F> {
             Some(why) => {
                 ids.release(sent.to.group());
                 if !old.is_some() {
-                    self.arena.remove(p);
+                    self.forget(i);
                 }
                 match why {
                     Reason::TableFull { .. } if !old.is_some() => {
@@ -553,13 +569,6 @@ impl<F: RouteFamily> Routes<F> {
         }
         self.fail(p, Failure { rejected: sent.to, why, tries, retry }, ids);
         self.dirty.push_back(p);
-    }
-}
-
-impl Packed {
-    /// A trap.
-    pub const fn trap(class: TrapClass) -> Packed {
-        Packed::raw(3, class as u32)
     }
 }
 

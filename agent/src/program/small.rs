@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use hal::{AnyKey, Nanos, Op, Reason, Table};
 
-use super::arena::Fixed;
+use crate::arena::Fixed;
 
 /// Why the chip does not hold what it should.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -202,8 +202,10 @@ impl<T: Table> Small<T> {
         self.failure(key).is_some_and(|f| matches!(f.why, Reason::TableFull { .. }))
     }
     /// Whether the chip refused it for good, and holds nothing in its place.
+    #[inline]
     pub fn unplaced(&self, key: T::Key) -> bool {
-        self.slots.get(&key).is_some_and(Slot::unplaced)
+        // Asked for every route; as a rule nothing has failed.
+        !self.failures.is_empty() && self.slots.get(&key).is_some_and(Slot::unplaced)
     }
     /// Whether something found no room.
     pub fn starved(&self) -> bool {

@@ -295,7 +295,7 @@ impl Agent {
         for r in records {
             if let Record::Port(id, e) = r {
                 self.ports.retain(|p| p.0 != *id);
-                self.ports.push((*id, e.clone()));
+                self.ports.push((*id, PortEntry::clone(e)));
             }
         }
         m

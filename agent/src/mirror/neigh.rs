@@ -1,0 +1,58 @@
+//! Neighbours, but for those that the kernel makes up.
+
+use std::net::IpAddr;
+
+use super::types::Neigh;
+use super::{IFF_LOOPBACK, IFF_NOARP, Mirror, NTF_EXT_MANAGED, NUD_INCOMPLETE, NUD_NOARP, NUD_PERMANENT};
+
+impl Mirror {
+    /// Entries that the kernel makes up for itself and never announces (kernel-facts 16).
+    pub(super) fn made_up(&self, ifindex: u32, a: IpAddr, n: &Neigh) -> bool {
+        n.state == NUD_NOARP
+            && (a.is_multicast()
+                || n.mac.is_none_or(|m| !m.is_unicast())
+                || self.ctx.links.get(&ifindex).is_some_and(|l| l.flags & (IFF_LOOPBACK | IFF_NOARP) != 0))
+    }
+
+    pub(super) fn neigh_new(&mut self, i: u32, a: IpAddr, n: Neigh) {
+        let old = match a {
+            IpAddr::V4(a) => self.n4.get(&(i, a)),
+            IpAddr::V6(a) => self.n6.get(&(i, a)),
+        };
+        // The kernel takes NUD_PERMANENT away from what it is asked to use or manage; an operator's own change never leads there.
+        let asked = |n: &Neigh| {
+            n.state & NUD_PERMANENT == 0 && (n.flags_ext & NTF_EXT_MANAGED != 0 || n.state <= NUD_INCOMPLETE)
+        };
+        if let Some(o) = old.filter(|o| o.state & NUD_PERMANENT != 0 && o.mac.is_some() && asked(&n)) {
+            self.dirt.usurped.push((i, a, o.clone()));
+        }
+        match a {
+            IpAddr::V4(a) => {
+                if self.n4.insert((i, a), n.clone()).as_ref() != Some(&n) {
+                    self.dirt.neighs4.insert((i, a));
+                }
+            }
+            IpAddr::V6(a) => {
+                if self.n6.insert((i, a), n.clone()).as_ref() != Some(&n) {
+                    self.dirt.neighs6.insert((i, a));
+                }
+            }
+        }
+    }
+
+    pub(super) fn neigh_gone(&mut self, i: u32, a: IpAddr) {
+        self.seen.neighs.remove(&(i, a));
+        match a {
+            IpAddr::V4(a) => {
+                if self.n4.remove(&(i, a)).is_some() {
+                    self.dirt.neighs4.insert((i, a));
+                }
+            }
+            IpAddr::V6(a) => {
+                if self.n6.remove(&(i, a)).is_some() {
+                    self.dirt.neighs6.insert((i, a));
+                }
+            }
+        }
+    }
+}
