@@ -212,7 +212,7 @@ fn sysctls(w: &World, r: &mut Reader) -> Outcome {
             "ipv6/conf/*/accept_redirects" => (
                 &[("ipv6/conf/swp2/forwarding", "0"), ("ipv6/conf/swp2/accept_redirects", "1")],
                 &[("ipv6/conf/swp2/accept_redirects", "0")],
-                w.link(1),
+                Scope::V6,
             ),
             _ => return Err(format!("no test for {p}").into()),
         };

@@ -102,7 +102,9 @@ pub const TABLE: &[Row] = &[
     Row {
         path: "ipv6/conf/*/accept_redirects",
         compiled: Compiled::Redirects6,
-        reach: Reach::Link,
+        // It changes what leaves by the interface, wherever that came in. IPv4 goes on: a router for IPv4 alone has the
+        // kernel's default, under which every interface takes redirects.
+        reach: Reach::V6,
         why: "an ICMPv6 redirect changes a route's gateway for one destination, unannounced",
     },
     Row {
@@ -288,7 +290,7 @@ mod tests {
         };
         assert_eq!(v6("1", "1"), []);
         assert_eq!(v6("0", "0"), []);
-        assert_eq!(v6("1", "0"), [Scope::Link(7)]);
+        assert_eq!(v6("1", "0"), [Scope::V6]);
     }
 
     #[test]
