@@ -49,7 +49,7 @@ impl Twin {
             for line in dump(t)?.lines() {
                 let row = serde_json::from_str(line).with_context(|| format!("table {}: {line}", t.name()))?;
                 match record(t, &row)? {
-                    Record::Port(id, e) => chip.set_port(id, e),
+                    Record::Port(id, e) => chip.set_port(id, *e),
                     r => chip.apply(&Op::Set(r.clone())).with_context(|| format!("{}", AnyKey::from(r.key())))?,
                 }
             }
