@@ -96,7 +96,7 @@ fn main() {
     // Waiting is most of what a scenario does, but the processes it waits for share these processors.
     args.test_threads.get_or_insert(2);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
-    let list = suite::load(&[folder.clone()]);
+    let list = suite::load(std::slice::from_ref(&folder));
     let programs = Programs::beside();
     if !args.list
         && let Err(e) = netns::enter()

@@ -17,8 +17,11 @@ use crate::random::{addr, gw4, gw6, link, nest, p, v, veth};
 
 type Done = Result<(), String>;
 
+/// A test and its name.
+type Named = (&'static str, fn() -> Done);
+
 /// All, by name.
-pub const ALL: &[(&str, fn() -> Done)] = &[
+pub const ALL: &[Named] = &[
     ("fact_2_carrier_loss_deletes_next_hop_objects_and_their_routes", fact_2),
     ("fact_8_a_vrf_cycles_its_member", fact_8),
     ("fact_9_an_identical_replace_is_not_announced", fact_9),

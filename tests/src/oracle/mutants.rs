@@ -281,7 +281,7 @@ mod tests {
         let m = "mutant x\nbreaks y\nin z\n- a\n-  b\n+ c\nby d/e\n";
         let edit = Edit { file: "z".into(), old: "a\n b".into(), new: "c".into() };
         let want = Mutant { name: "x".into(), breaks: "y".into(), edits: vec![edit], by: vec!["d/e".into()] };
-        assert_eq!(parse(m).unwrap(), [want.clone()]);
+        assert_eq!(parse(m).unwrap(), std::slice::from_ref(&want));
         assert!(parse(&m.repeat(2)).is_err(), "names are used once");
     }
 }

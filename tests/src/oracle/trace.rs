@@ -4,7 +4,7 @@
 //! The tables are those after the step; only the multipath hash has another seed, so that another member may be taken.
 
 use anyhow::{Context as _, Result};
-use hal::{AnyKey, Backend as _, Op, PortId, Record, TableId};
+use hal::{Backend as _, Op, PortId, Record, TableId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use sim_asic::SimChip;
@@ -50,7 +50,7 @@ impl Twin {
                 let row = serde_json::from_str(line).with_context(|| format!("table {}: {line}", t.name()))?;
                 match record(t, &row)? {
                     Record::Port(id, e) => chip.set_port(id, *e),
-                    r => chip.apply(&Op::Set(r.clone())).with_context(|| format!("{}", AnyKey::from(r.key())))?,
+                    r => chip.apply(&Op::Set(r.clone())).with_context(|| format!("{}", r.key()))?,
                 }
             }
         }

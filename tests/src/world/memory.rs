@@ -57,15 +57,15 @@ fn chip(ports: usize) -> Result<SimChip> {
         let to_us = Fwd::Trap(TrapClass::ToUs);
         let mut all = vec![
             Record::Rif(rif, open),
-            Record::Route4(RouteKey { vrf, prefix: Prefix::new(four(n, 0).into(), 24) }, Fwd::Connected(rif)),
-            Record::Route6(RouteKey { vrf, prefix: Prefix::new(six(n, 0).into(), 64) }, Fwd::Connected(rif)),
-            Record::Route4(RouteKey { vrf, prefix: Prefix::host(four(n, 1).into()) }, to_us),
-            Record::Route6(RouteKey { vrf, prefix: Prefix::host(six(n, 1).into()) }, to_us),
+            Record::Route4(RouteKey { vrf, prefix: Prefix::new(four(n, 0), 24) }, Fwd::Connected(rif)),
+            Record::Route6(RouteKey { vrf, prefix: Prefix::new(six(n, 0), 64) }, Fwd::Connected(rif)),
+            Record::Route4(RouteKey { vrf, prefix: Prefix::host(four(n, 1)) }, to_us),
+            Record::Route6(RouteKey { vrf, prefix: Prefix::host(six(n, 1)) }, to_us),
         ];
         for h in 2..=4u8 {
             let mac = host_mac(n, h.into());
-            all.push(Record::Neigh4(NeighKey { rif, addr: four(n, h).into() }, NeighEntry { mac }));
-            all.push(Record::Neigh6(NeighKey { rif, addr: six(n, h.into()).into() }, NeighEntry { mac }));
+            all.push(Record::Neigh4(NeighKey { rif, addr: four(n, h) }, NeighEntry { mac }));
+            all.push(Record::Neigh6(NeighKey { rif, addr: six(n, h.into()) }, NeighEntry { mac }));
         }
         for r in all {
             c.apply(&Op::Set(r)).map_err(|e| anyhow!("the chip refuses the common setting: {e}"))?;
