@@ -15,7 +15,7 @@ use hal::Count;
 
 use crate::pool::Pool;
 
-/// What one call of [`Wire::recv`] did besides filling the pool.
+/// What one call of [`Receive::recv`] did besides filling the pool.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Received {
     /// Super-frames that were cut.
