@@ -56,6 +56,8 @@ struct Managed {
 pub(super) struct Fresh {
     /// Gateways in use, that should be managed.
     managed: BTreeMap<Key, Managed>,
+    /// To be let go of when the kernel says that it manages them (the answer to our asking may be on its way), and since when.
+    leaving: BTreeMap<Key, Nanos>,
     /// What an earlier run of the agent left managed has been looked for.
     inherited: bool,
     /// Something changed about gateways, links or neighbours.
@@ -84,7 +86,8 @@ impl Fresh {
         self.look = true;
     }
     pub fn neigh_changed(&mut self, ifindex: u32, addr: IpAddr) {
-        self.look |= self.managed.contains_key(&(ifindex, addr));
+        let key = (ifindex, addr);
+        self.look |= self.managed.contains_key(&key) || self.leaving.contains_key(&key);
     }
     /// Whether the kernel owes an answer.
     pub fn asking(&self) -> bool {
@@ -146,7 +149,8 @@ impl Core {
         let queue = (!self.fresh.queue.is_empty())
             .then(|| self.fresh.refilled.unwrap_or(0) + SECOND / u64::from(self.cfg.probes.max(1)));
         let waiting = self.fresh.waiting.values().map(|(at, _)| at + PATIENCE).min();
-        [refresh, queue, waiting, self.fresh.again].into_iter().flatten().min()
+        let again = self.fresh.again.filter(|_| self.program.in_flight() == 0);
+        [refresh, queue, waiting, again].into_iter().flatten().min()
     }
 
     pub(super) fn fresh_work(&mut self) {
@@ -168,7 +172,11 @@ impl Core {
             self.fresh.counted = changes;
             self.count_gateways();
         }
-        if core::mem::take(&mut self.fresh.look) || self.fresh.again.is_some_and(|at| now >= at) {
+        // Not while the chip is being written: a gateway may be about to go out of use, with its neighbour gone already.
+        if self.program.in_flight() == 0
+            && (core::mem::take(&mut self.fresh.look) || self.fresh.again.is_some_and(|at| now >= at))
+        {
+            self.release();
             self.hold_gateways();
         }
         self.send_requests();
@@ -215,7 +223,7 @@ impl Core {
         let gone: Vec<Key> = self.fresh.managed.keys().filter(|k| !used.contains(*k)).copied().collect();
         for k in gone {
             if self.fresh.managed.remove(&k).is_some_and(|m| m.asked.is_some()) {
-                self.release(k);
+                self.fresh.leaving.insert(k, self.now);
             }
         }
         if !core::mem::replace(&mut self.fresh.inherited, true) {
@@ -225,20 +233,32 @@ impl Core {
             let six =
                 self.mirror.neighs::<V6>().iter().filter(|(_, n)| ours(n)).map(|((i, a), _)| (*i, IpAddr::V6(*a)));
             for k in four.chain(six).filter(|k| !used.contains(k)).collect::<Vec<_>>() {
-                self.release(k);
+                self.fresh.leaving.insert(k, self.now);
             }
         }
         for k in used {
+            self.fresh.leaving.remove(&k);
             self.fresh.managed.entry(k).or_default();
         }
         self.fresh.look = true;
     }
 
-    /// The kernel need not keep the neighbour resolved any more. An entry that has failed stays: packets that it was asked for
+    /// The kernel need not keep these resolved any more. An entry that has failed stays: packets that it was asked for
     /// may have left it there without us.
-    fn release(&mut self, k: Key) {
+    fn release(&mut self) {
+        let now = self.now;
+        self.fresh.leaving.retain(|_, at| now < *at + PATIENCE);
+        for k in self.fresh.leaving.keys().copied().collect::<Vec<_>>() {
+            if self.neigh_of(k).is_some_and(|n| n.flags_ext & NTF_EXT_MANAGED != 0) {
+                self.fresh.leaving.remove(&k);
+                self.release_one(k);
+            }
+        }
+    }
+
+    fn release_one(&mut self, k: Key) {
         let Some(n) = self.neigh_of(k) else { return };
-        if n.flags_ext & NTF_EXT_MANAGED == 0 || n.state & (nud::PERMANENT | nud::NOARP) != 0 {
+        if n.state & (nud::PERMANENT | nud::NOARP) != 0 {
             return;
         }
         // `NTF_USE` alone takes `NTF_EXT_MANAGED` away; without `NLM_F_CREATE` it does not bring back a dead entry.

@@ -201,7 +201,7 @@ pub fn compare(
         }
     }
     for (world, port, what) in alone {
-        if !explained(&snaps, world, port, &what) {
+        if !explained(&snaps, sends, world, port, &what) {
             out.push(Difference::Chatter { port, what, world });
         }
     }
@@ -234,13 +234,19 @@ const REDIRECTS: u32 = 6;
 /// * The second world: requests for a gateway or a neighbour that it holds. The agent keeps those that hardware uses resolved
 ///   (DESIGN, promise 1: keep-alive requests to neighbours in use).
 /// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
-/// * Either: requests that come of having chosen another member of a multipath route.
-fn explained(snaps: &[Snapshot; 2], world: usize, port: usize, c: &Chatter) -> bool {
+/// * Either: requests that come of having chosen another member of a multipath route; for a gateway, or for the sender that is told
+///   that nothing could be reached by it.
+fn explained(snaps: &[Snapshot; 2], sends: &BTreeMap<u32, &Send>, world: usize, port: usize, c: &Chatter) -> bool {
     let Some(target) = c.target else { return false };
     if !matches!(c.kind, "arp-request" | "ns") {
         return false;
     }
-    if snaps[world].choice(port, target) {
+    let void = |d: IpAddr| {
+        let members = snaps[world].members(d);
+        members.len() > 1 && members.iter().any(|m| m.void)
+    };
+    let told = |s: &&Send| addresses(&s.bytes).is_some_and(|(from, to)| from == target && void(to));
+    if snaps[world].choice(port, target) || sends.values().any(told) {
         return true;
     }
     match world {

@@ -315,6 +315,7 @@ impl World {
                 v.settle(&self.sw)?;
             }
         }
+        self.quiesce()?;
         let forgotten = self.sw.enter(neigh::forget_failed)??;
         if let Some(v) = self.switch.as_ref().filter(|_| forgotten > 0) {
             v.settle(&self.sw)?;
