@@ -104,7 +104,7 @@ pub fn head() -> String {
 /// Sums in one sentence.
 pub fn sum(rows: &[Row]) -> String {
     let (sent, left, forwarded, carried) = rows.iter().fold((0, 0, 0, 0), |(a, b, c, d), r| {
-        (a + r.sent, b + r.left, c + r.forwarded, d + (r.carried as usize).min(r.forwarded))
+        (a + r.sent, b + r.left, c + r.passed, d + (r.carried as usize).min(r.passed))
     });
     let bad = rows.iter().filter(|r| !r.fine()).count();
     let skipped = rows.iter().filter(|r| matches!(r.outcome, Outcome::Skipped(_))).count();
