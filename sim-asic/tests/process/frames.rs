@@ -275,7 +275,8 @@ pub fn silence() {
 pub fn policer() {
     let mut w = World::new("police", 1);
     let config = format!("/run/{}.toml", w.tag);
-    fs::write(&config, "[chip.policer]\nno-rif = { rate = 1, burst = 5 }\n[agent]\nanything = 1\n").unwrap();
+    fs::write(&config, "[chip.policer]\nno-rif = { rate = 1, burst = 5 }\n[agent]\nsocket = '/run/else.sock'\n")
+        .unwrap();
     w.start_with(&["--config", &config]);
     ip(&format!("-n {} link set eth0 up", w.host(1)));
     ip(&format!("-n {} link set swp1 up", w.sw()));
