@@ -115,7 +115,9 @@ fn main() {
     let skips = Arc::new(Skips::default());
     let mut trials = Vec::new();
     if wanted("killed") {
-        trials.push(Trial::test("killed", move || killed(&folder)));
+        // Before the scenarios, which make namespaces of their own meanwhile.
+        let outcome = if args.list { Ok(()) } else { killed(&folder) };
+        trials.push(Trial::test("killed", move || outcome));
     }
     match list {
         Ok(list) => {
