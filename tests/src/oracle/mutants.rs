@@ -12,10 +12,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::suite::ENDING;
 
-/// One replacement in one file.
+/// One replacement.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Edit {
-    /// From the repository's root.
+    /// A file, from the repository's root, or a folder in one of whose files it is (code moves).
     pub file: String,
     /// What is there, exactly once.
     pub old: String,
@@ -41,7 +41,7 @@ pub struct Mutant {
 /// ```text
 /// mutant NAME
 /// breaks SENTENCE
-/// in FILE
+/// in FILE|FOLDER
 /// - a line that is there (several follow each other in the file)
 /// + a line that takes its place
 /// by FEATURE/NAME …
@@ -97,20 +97,28 @@ impl Mutant {
     pub fn apply(&self, root: &Path) -> Result<Vec<(PathBuf, String)>> {
         let mut out: Vec<(PathBuf, String)> = Vec::new();
         for e in &self.edits {
-            let path = PathBuf::from(&e.file);
-            let i = match out.iter().position(|(p, _)| *p == path) {
-                Some(i) => i,
-                None => {
-                    let text = fs::read_to_string(root.join(&path)).with_context(|| e.file.clone())?;
-                    out.push((path, text));
-                    out.len() - 1
+            let mut files = Vec::new();
+            sources(root, Path::new(&e.file), &mut files).with_context(|| e.file.clone())?;
+            let (mut times, mut place) = (0, None);
+            for f in files {
+                // As an edit before this one left it.
+                let text = match out.iter().find(|(p, _)| *p == f) {
+                    Some((_, t)) => t.clone(),
+                    None => fs::read_to_string(root.join(&f)).with_context(|| f.display().to_string())?,
+                };
+                let n = text.matches(&e.old).count();
+                times += n;
+                if n > 0 {
+                    place = Some((f, text.replacen(&e.old, &e.new, 1)));
                 }
-            };
-            let text = &mut out[i].1;
-            match text.matches(&e.old).count() {
-                1 => *text = text.replacen(&e.old, &e.new, 1),
-                n => bail!(
-                    "mutant {}: {} holds {n} times what it is to replace once; write its edit anew:\n{}",
+            }
+            match place.filter(|_| times == 1) {
+                Some((f, text)) => {
+                    out.retain(|(p, _)| *p != f);
+                    out.push((f, text));
+                }
+                None => bail!(
+                    "mutant {}: {} holds {times} times what it is to replace once; write its edit anew:\n{}",
                     self.name,
                     e.file,
                     e.old
@@ -134,6 +142,22 @@ impl Mutant {
         };
         self.by.iter().map(file).collect()
     }
+}
+
+/// `path` below `root`, or the Rust files in it.
+fn sources(root: &Path, path: &Path, out: &mut Vec<PathBuf>) -> Result<()> {
+    if !root.join(path).is_dir() {
+        out.push(path.into());
+        return Ok(());
+    }
+    for e in fs::read_dir(root.join(path))? {
+        let (name, path) = (e?.file_name(), path.to_owned());
+        let path = path.join(name);
+        if root.join(&path).is_dir() || path.extension().is_some_and(|e| e == "rs") {
+            sources(root, &path, out)?;
+        }
+    }
+    Ok(())
 }
 
 /// The list of the tree at `root`.
