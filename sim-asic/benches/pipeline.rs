@@ -2,7 +2,7 @@
 //!
 //! No harness: each figure is a median over short rounds, and the whole takes under a minute. Frames are 64 bytes and freshly
 //! written, as a driver leaves them; filling them again is not timed.
-//! `cargo bench -p virga-sim-asic -- ipv6` runs that family alone.
+//! `cargo bench -p virga-sim-asic -- ipv6` runs that family alone, `-- "ipv6: one"` what is called so.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -208,6 +208,9 @@ fn at(rounds: &[f64], quantile: f64) -> f64 {
 
 /// Median nanoseconds a packet; `fill` writes the next frame.
 fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; 64])) {
+    if !name.contains(&filter()) {
+        return;
+    }
     let r = rounds(name, pipe, fill);
     let (half, tenth) = (at(&r, 0.5), at(&r, 0.1));
     println!("{name:<44} {:>8.1} Mpps {half:>7.1} ns each (fastest tenth {tenth:.1})", 1e3 / half);
@@ -215,6 +218,9 @@ fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; 64])) {
 
 /// The sum over workers that run at once on the same tables, each with its own frames.
 fn together<F: FnMut(&mut [u8; 64]) + Send>(name: &str, c: &SimChip, workers: usize, fill: impl Fn(usize) -> F) {
+    if !name.contains(&filter()) {
+        return;
+    }
     let pipes: Vec<_> = (0..workers).map(|w| (c.pipeline(), fill(w))).collect();
     let each: Vec<_> = std::thread::scope(|s| {
         let threads: Vec<_> =
@@ -238,9 +244,14 @@ fn within<F: Family>(prefixes: &[Prefix<F>], n: usize) -> Vec<F::Addr> {
         .collect()
 }
 
+/// What figures are asked for; empty: all.
+fn filter() -> String {
+    std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default()
+}
+
 fn main() {
-    let filter = std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default();
-    let wanted = |name: &str| filter.is_empty() || name.contains(&filter);
+    let filter = filter();
+    let wanted = |name: &str| name.contains(&filter) || filter.starts_with(name);
 
     if wanted("ipv4") {
         let mut all = prefixes4(1_000_000);

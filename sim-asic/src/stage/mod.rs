@@ -72,7 +72,7 @@ struct Scratch {
     todo4: [u8; CHUNK],
     todo6: [u8; CHUNK],
     live: [u8; CHUNK],
-    /// Cells that the lookups have come to.
+    /// Where the lookups start; of IPv6 then the cells that they have come to.
     dst: [u32; CHUNK],
     src: [u32; CHUNK],
     /// What is left of IPv6 destinations.
@@ -189,6 +189,13 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
         match parse::frame(t.frame, ingress.rif.as_ref(), p.frame, &mut ()) {
             Err(v) => p.verdict = v,
             Ok(head) => {
+                match head.family {
+                    Family::V4 => {
+                        dst[i] = t.routes4.start(head.vrf, head.dst4);
+                        src[i] = t.routes4.start(head.vrf, head.src4);
+                    }
+                    Family::V6 => dst[i] = t.routes6.start(head.vrf, parse::dst6(p.frame)),
+                }
                 // Without a branch that no one could foretell.
                 let six = usize::from(head.family == Family::V6);
                 todo4[n4] = i as u8;
@@ -198,12 +205,6 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
                 *h = head;
             }
         }
-    }
-    // Loads only, so that many are under way at once.
-    for &i in &todo4[..n4] {
-        let (i, h) = (usize::from(i), &heads[usize::from(i)]);
-        dst[i] = t.routes4.start(h.vrf, h.dst4);
-        src[i] = t.routes4.start(h.vrf, h.src4);
     }
     let mut sample = None;
     let mut way = Way::default();
@@ -223,27 +224,21 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     let todo6 = &todo6[..n6];
     for &i in todo6 {
         let i = usize::from(i);
-        (dst[i], rest[i]) = t.routes6.start(heads[i].vrf, parse::dst6(chunk[i].frame));
+        (dst[i], rest[i]) = t.routes6.root_cell(heads[i].vrf, parse::dst6(chunk[i].frame), dst[i]);
     }
-    // Level by level, each over all that are not at their leaf yet; first loads only, as above.
+    // Level by level, each over all that were not at their leaf before.
     live[..n6].copy_from_slice(todo6);
     let mut n = n6;
-    for level in 0..=lpm6::STEPS {
-        if level > 0 {
-            for &i in &live[..n] {
-                t.routes6.touch(dst[usize::from(i)]);
-            }
-            for &i in &live[..n] {
-                let i = usize::from(i);
-                dst[i] = t.routes6.step(dst[i], rest[i]);
-                rest[i] <<= 8;
-            }
-        }
+    for _ in 0..lpm6::STEPS {
         let mut left = 0;
         for k in 0..n {
             let i = live[k];
-            live[left] = i;
-            left += usize::from(dst[usize::from(i)] & NODE != 0);
+            let at = usize::from(i);
+            if dst[at] & NODE != 0 {
+                (dst[at], rest[at]) = t.routes6.step(dst[at], rest[at]);
+                live[left] = i;
+                left += 1;
+            }
         }
         n = left;
         if n == 0 {

@@ -34,6 +34,7 @@ impl Lpm4 {
     pub(crate) fn new(routes: u32, vrfs: u32) -> Self {
         let bits = if routes >= LARGE { 24 } else { 16 };
         let nodes = (1usize << bits) + ((vrfs.max(1) as usize - 1) << 16);
+        // Fewer than 2^30, so that 32 bits name one.
         let cells = nodes + node_limit(routes) as usize * CELLS;
         Lpm4 { cells: Words32::new(cells), bits, vrfs, nodes, defaults: Words32::new(vrfs as usize) }
     }
@@ -46,18 +47,21 @@ impl Lpm4 {
     fn node(&self, cell: u32) -> usize {
         self.nodes + (cell & !NODE) as usize * CELLS
     }
-    /// First step of a lookup: the root's cell.
+    /// Where a lookup starts: the root's cell, which is fetched while other things go on.
     #[inline(always)]
     pub(crate) fn start(&self, vrf: u32, addr: u32) -> u32 {
         if vrf >= self.vrfs {
-            return 0;
+            return u32::MAX;
         }
         let (base, bits) = self.root(vrf);
-        self.cells.get(base + (addr >> (32 - bits)) as usize)
+        let at = base + (addr >> (32 - bits)) as usize;
+        self.cells.prefetch(at);
+        at as u32
     }
     /// The rest of a lookup.
     #[inline(always)]
-    pub(crate) fn finish(&self, vrf: u32, addr: u32, mut cell: u32) -> Leaf {
+    pub(crate) fn finish(&self, vrf: u32, addr: u32, start: u32) -> Leaf {
+        let mut cell = self.cells.get(start as usize);
         if cell & NODE != 0 {
             let mut shift = 32 - self.root(vrf).1;
             while cell & NODE != 0 && shift >= 8 {

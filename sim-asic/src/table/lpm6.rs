@@ -72,22 +72,33 @@ impl Lpm6 {
         let before = self.slab.get(node + 4) >> (16 * (b / 64)) & 0xffff;
         (before as usize + (bitmap & bits_upto(b)).count_ones() as usize).wrapping_sub(1)
     }
-    /// First step of a lookup: the root's cell, and the rest of the address, at the top.
+    /// Where a lookup starts: the root's cell, which is fetched while other things go on.
     #[inline(always)]
-    pub(crate) fn start(&self, vrf: u32, addr: u128) -> (u32, u128) {
+    pub(crate) fn start(&self, vrf: u32, addr: u128) -> u32 {
+        if vrf as usize >= self.defaults.size() {
+            return u32::MAX;
+        }
         let (base, bits) = self.root(vrf);
-        (self.roots.get(base + (addr >> (128 - bits)) as usize), addr << bits)
+        let at = base + (addr >> (128 - bits)) as usize;
+        self.roots.prefetch(at);
+        at as u32
     }
-    /// Have a node's first cache line at hand for the step.
+    /// First step: the root's cell, and the rest of the address, at the top.
     #[inline(always)]
-    pub(crate) fn touch(&self, cell: u32) {
-        core::hint::black_box(self.slab.get((cell & !NODE) as usize));
+    pub(crate) fn root_cell(&self, vrf: u32, addr: u128, start: u32) -> (u32, u128) {
+        (self.fetched(self.roots.get(start as usize)), addr << self.root(vrf).1)
     }
-    /// One step down, by the first 8 bits of the rest.
+    /// A cell, whose node's first cache line, if it leads to one, is fetched while other things go on.
     #[inline(always)]
-    pub(crate) fn step(&self, cell: u32, rest: u128) -> u32 {
+    fn fetched(&self, cell: u32) -> u32 {
+        self.slab.prefetch((cell & !NODE) as usize);
+        cell
+    }
+    /// One step down, by the first 8 bits of the rest: the next cell, and what is left then.
+    #[inline(always)]
+    pub(crate) fn step(&self, cell: u32, rest: u128) -> (u32, u128) {
         let node = (cell & !NODE) as usize;
-        cell_at(&self.slab, node, self.run(node, (rest >> 120) as usize))
+        (self.fetched(cell_at(&self.slab, node, self.run(node, (rest >> 120) as usize))), rest << 8)
     }
     /// What the last cell of a lookup means.
     #[inline(always)]
@@ -97,13 +108,12 @@ impl Lpm6 {
         Leaf(if leaf == 0 { self.defaults.get(vrf as usize) } else { leaf })
     }
     pub(crate) fn lookup(&self, vrf: u32, addr: u128) -> Leaf {
-        let (mut cell, mut rest) = self.start(vrf, addr);
+        let (mut cell, mut rest) = self.root_cell(vrf, addr, self.start(vrf, addr));
         for _ in 0..STEPS {
             if cell & NODE == 0 {
                 break;
             }
-            cell = self.step(cell, rest);
-            rest <<= 8;
+            (cell, rest) = self.step(cell, rest);
         }
         self.end(vrf, cell)
     }
