@@ -5,6 +5,7 @@
 //! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
 
 mod audit;
+mod guards;
 pub mod ids;
 pub mod routes;
 pub mod slot;

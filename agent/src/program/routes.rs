@@ -1,14 +1,15 @@
 //! One route table: what the chip acknowledged, what is under way, and right-or-punt where the table is full.
 //!
-//! A route that found no room adds one to the *guard* of the nearest shorter prefix that the chip holds, and a guarded
-//! prefix is programmed as a trap: so nothing that belongs to the missing route is forwarded by a shorter one. Where the
-//! chip holds no shorter prefix the lookup misses, which traps as well. Knows nothing of kernels: `want` says what a
+//! A route that found no room is *guarded* by the nearest shorter prefix that the chip holds, and a guarded prefix is programmed
+//! as a trap (see `guards`): so nothing that belongs to the missing route is forwarded by a shorter one. Where the chip
+//! holds no shorter prefix the lookup misses, which traps as well. Knows nothing of kernels: `want` says what a
 //! prefix should be.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClass, V4, V6, VrfId};
 
+use super::guards::Guards;
 use super::ids::Ids;
 use super::slot::{Packed, Slot};
 use super::small::{Failure, PATIENT, back_off};
@@ -78,18 +79,16 @@ pub struct Routes<F: Family> {
     dirty: VecDeque<Prefix<F>>,
     /// To be looked at again when anything is answered.
     parked: Vec<Prefix<F>>,
-    /// Routes that found no room, and the prefix that guards each.
-    absent: BTreeMap<Prefix<F>, Option<Prefix<F>>>,
-    guards: BTreeMap<Prefix<F>, u32>,
+    guards: Guards<F>,
     failed: BTreeMap<Prefix<F>, Failure<Packed>>,
     retries: BTreeMap<Nanos, Vec<Prefix<F>>>,
-    /// Those of `absent` whose try was put off, not refused for want of room; and whether that is expected to pass soon.
+    /// Those of the absent whose try was put off, not refused for want of room; and whether that is expected to pass soon.
     put_off: BTreeMap<Prefix<F>, bool>,
     /// The chip said that the table is full: new prefixes are not even tried until something is removed.
     full: bool,
     /// How many were removed since.
     room: u32,
-    /// The last of `absent` that was given a try.
+    /// The last of the absent that was given a try.
     tried: Option<Prefix<F>>,
     pending: usize,
     /// Where the walk over the arena stands, if one is under way.
@@ -103,8 +102,7 @@ impl<F: Family> Default for Routes<F> {
             lens: vec![0; usize::from(F::BITS) + 1],
             dirty: VecDeque::new(),
             parked: Vec::new(),
-            absent: BTreeMap::new(),
-            guards: BTreeMap::new(),
+            guards: Guards::default(),
             failed: BTreeMap::new(),
             retries: BTreeMap::new(),
             put_off: BTreeMap::new(),
@@ -119,6 +117,8 @@ impl<F: Family> Default for Routes<F> {
 
 /// Prefixes looked up together before they are compiled.
 const WARM: usize = 64;
+/// Absent routes that are looked at in one pass when their guard moves.
+const STEP: usize = 4096;
 const NO_ROOM: Packed = Packed::trap(TrapClass::NoRoom);
 const REFUSED: Packed = Packed::trap(TrapClass::Punt);
 
@@ -137,7 +137,10 @@ impl<F: RouteFamily> Routes<F> {
     }
     /// Whether nothing is left to look at.
     pub fn clean(&self) -> bool {
-        self.dirty.is_empty() && self.walk.is_none() && (self.room == 0 || self.absent.is_empty())
+        self.dirty.is_empty()
+            && self.walk.is_none()
+            && self.guards.still()
+            && (self.room == 0 || self.guards.is_empty())
     }
     /// Whether nothing is under way, nor a retry expected to help.
     pub fn idle(&self) -> bool {
@@ -160,7 +163,7 @@ impl<F: RouteFamily> Routes<F> {
     }
     /// How many found no room, and how many prefixes are traps because of them.
     pub fn starved(&self) -> (usize, usize) {
-        (self.absent.len(), self.guards.len())
+        (self.guards.len(), self.guards.guarding())
     }
     /// What the chip refused for another reason than room.
     pub fn refused(&self) -> impl Iterator<Item = (Prefix<F>, &Reason)> {
@@ -172,14 +175,14 @@ impl<F: RouteFamily> Routes<F> {
     }
     /// What the chip makes of the prefix.
     pub fn state(&self, p: Prefix<F>) -> State {
-        if self.absent.contains_key(&p) {
+        if self.guards.absent(p) {
             return State::NoRoom;
         }
         if let Some(f) = self.failed.get(&p) {
             return State::Refused(f.why.clone());
         }
         match self.acked(p) {
-            Some(Fwd::Trap(TrapClass::NoRoom)) if self.guards.contains_key(&p) => State::Guard,
+            Some(Fwd::Trap(TrapClass::NoRoom)) if self.guards.guarded(p) => State::Guard,
             Some(f) => State::Standing(f),
             None => State::Absent,
         }
@@ -213,16 +216,22 @@ impl<F: RouteFamily> Routes<F> {
         let found = self.arena.find(p);
         if !found.is_some_and(|i| self.arena.slot(i).busy()) {
             match fwd {
-                Some(f) => self.load(p, f, ids),
+                Some(f) => {
+                    self.load(p, f, ids);
+                    if found.is_none() {
+                        self.guards.comes(p);
+                    }
+                }
                 None => {
                     if let Some(i) = found {
                         let old = self.arena.slot(i).acked();
                         self.forget(i);
                         self.gone(p, old, ids);
-                        self.move_guards(p);
+                        self.guards.goes(p);
                     }
                 }
             }
+            self.pass_on();
         }
         self.touch(p);
     }
@@ -234,39 +243,24 @@ impl<F: RouteFamily> Routes<F> {
         }
     }
 
-    /// The longest shorter prefix that the chip holds and that is not being removed.
-    fn cover(&self, p: Prefix<F>) -> Option<Prefix<F>> {
+    /// The longest prefix shorter than `p` that the chip holds, that is not being removed, and that `fits`.
+    fn above(&self, p: Prefix<F>, fits: impl Fn(Prefix<F>) -> bool) -> Option<Prefix<F>> {
         (0..p.len()).rev().filter(|l| self.lens[usize::from(*l)] > 0).find_map(|l| {
             let c = p.shortened(l);
-            self.get(c).is_some_and(|s| s.acked().is_some() && !s.leaving()).then_some(c)
+            (self.get(c).is_some_and(|s| s.acked().is_some() && !s.leaving()) && fits(c)).then_some(c)
         })
     }
 
-    fn below(&self, p: Prefix<F>) -> impl Iterator<Item = (Prefix<F>, Option<Prefix<F>>)> + '_ {
-        let last = Prefix::host(p.last());
-        self.absent.range(p..=last).filter(move |(a, _)| **a != p).map(|(a, g)| (*a, *g))
+    /// Which prefix guards what is absent at `p`.
+    fn cover(&self, p: Prefix<F>) -> Option<Prefix<F>> {
+        self.above(p, |c| !self.guards.leaves(c))
     }
 
-    fn guard(&mut self, by: Option<Prefix<F>>) {
-        if let Some(c) = by {
-            let n = self.guards.entry(c).or_default();
-            *n += 1;
-            if *n == 1 {
-                self.dirty.push_front(c);
-            }
-        }
-    }
-
-    fn unguard(&mut self, by: Option<Prefix<F>>) {
-        if let Some(c) = by
-            && let Some(n) = self.guards.get_mut(&c)
-        {
-            *n -= 1;
-            if *n == 0 {
-                self.guards.remove(&c);
-                self.dirty.push_back(c);
-            }
-        }
+    /// Guards that came or went are looked at: those that came at once.
+    fn pass_on(&mut self) {
+        let (raised, lifted) = self.guards.changed();
+        raised.for_each(|c| self.dirty.push_front(c));
+        self.dirty.extend(lifted);
     }
 
     /// Remember a refusal. What was refused still refers to its group, which is therefore kept for the next try.
@@ -285,51 +279,34 @@ impl<F: RouteFamily> Routes<F> {
 
     fn starve(&mut self, p: Prefix<F>, ids: &mut Ids) {
         self.unfail(p, ids);
-        if !self.absent.contains_key(&p) {
+        if !self.guards.absent(p) {
             let c = self.cover(p);
-            self.absent.insert(p, c);
-            self.guard(c);
+            self.guards.add(p, c);
+            self.pass_on();
         }
     }
 
     fn unstarve(&mut self, p: Prefix<F>) -> bool {
-        let was = self.absent.remove(&p);
-        if self.put_off.remove(&p).is_some() && was.is_some() {
+        let was = self.guards.remove(p);
+        self.pass_on();
+        if self.put_off.remove(&p).is_some() && was {
             // The room that it was to have is another's.
             self.room += 1;
         }
-        if let Some(c) = was {
-            self.unguard(c);
-        }
-        if self.absent.is_empty() {
+        if self.guards.is_empty() {
             // Nobody waits: whether there is room, the next one will see.
             (self.full, self.room) = (false, 0);
         }
-        was.is_some()
+        was
     }
 
-    /// The chip holds `p` now: it guards what a shorter prefix guarded.
-    fn take_guards(&mut self, p: Prefix<F>) {
-        if self.absent.is_empty() {
-            return;
-        }
-        let moved: Vec<_> = self.below(p).filter(|(_, g)| g.is_none_or(|g| g.len() < p.len())).collect();
-        for (a, old) in moved {
-            self.absent.insert(a, Some(p));
-            self.guard(Some(p));
-            self.unguard(old);
-        }
-    }
-
-    /// `p` is about to go: the next shorter prefix guards what it guarded.
-    fn move_guards(&mut self, p: Prefix<F>) {
-        if self.guards.remove(&p).is_some() {
-            let c = self.cover(p);
-            let moved: Vec<_> = self.below(p).filter(|(_, g)| *g == Some(p)).map(|(a, _)| a).collect();
-            for a in moved {
-                self.absent.insert(a, c);
-                self.guard(c);
-            }
+    /// Go on with the moves of guards.
+    fn move_guards(&mut self) {
+        if !self.guards.still() {
+            let mut guards = core::mem::take(&mut self.guards);
+            guards.walk(STEP, |g, p| self.above(p, |c| !g.leaves(c)));
+            self.guards = guards;
+            self.pass_on();
         }
     }
 
@@ -350,13 +327,14 @@ impl<F: RouteFamily> Routes<F> {
             }
             for p in keys {
                 // The room that was meant for what was put off is offered again.
-                if self.put_off.remove(&p).is_some() && self.absent.contains_key(&p) {
+                if self.put_off.remove(&p).is_some() && self.guards.absent(p) {
                     self.room += 1;
                 } else {
                     self.dirty.push_back(p);
                 }
             }
         }
+        self.move_guards();
         sets.reserve(budget.min(self.dirty.len()));
         let (mut warm, mut found) = (0, 0);
         while budget > 0 {
@@ -372,9 +350,7 @@ impl<F: RouteFamily> Routes<F> {
         }
         core::hint::black_box(found);
         while budget > 0 && self.room > 0 {
-            use core::ops::Bound::{Excluded, Unbounded};
-            let from = self.tried.map_or(Unbounded, Excluded);
-            let Some(p) = self.absent.range((from, Unbounded)).next().map(|(p, _)| *p) else {
+            let Some(p) = self.guards.after(self.tried) else {
                 // Round the corner once; what is left of the room is offered again from the start.
                 if self.tried.take().is_none() {
                     self.room = 0;
@@ -436,22 +412,28 @@ impl<F: RouteFamily> Routes<F> {
         if !w.is_some() {
             self.unstarve(p);
             if !acked.is_some() {
+                self.guards.gone(p);
                 return;
             }
-            if self.guards.contains_key(&p) {
-                let c = self.cover(p);
-                if let Some(c) = c
-                    && self.get(c).is_some_and(Slot::busy)
-                {
+            if !self.guards.goes(p) {
+                // It stays, as a trap, until another guards what it does.
+                if !acked.is_trap() {
+                    self.send(p, found, NO_ROOM, ids, sets);
+                }
+                return;
+            }
+            if self.guards.leaves(p)
+                && let Some(c) = self.above(p, |_| true)
+                && self.guards.guarded(c)
+            {
+                // What stands above has to be a trap before this one goes; sets go before removes.
+                if self.get(c).is_some_and(Slot::busy) {
                     self.parked.push(p);
                     return;
                 }
-                self.move_guards(p);
-                // The new guard has to be a trap before the old one goes; sets go before removes.
-                if let Some(c) = c {
-                    self.look(now, c, false, ids, want, sets, removes);
-                }
+                self.look(now, c, false, ids, want, sets, removes);
             }
+            self.guards.gone(p);
             if let Some(i) = found {
                 self.arena.slot_mut(i).begin(true);
                 self.pending += 1;
@@ -463,7 +445,16 @@ impl<F: RouteFamily> Routes<F> {
             self.starve(p, ids);
             return;
         }
-        let guarded = self.guards.contains_key(&p) || (!acked.is_some() && self.below(p).next().is_some());
+        if self.guards.leaves(p) {
+            if acked.is_some() {
+                // It stays after all.
+                self.guards.comes(p);
+                self.pass_on();
+            } else {
+                self.guards.gone(p);
+            }
+        }
+        let guarded = self.guards.guarded(p) || (!acked.is_some() && self.guards.any_under(p));
         if guarded && !w.is_trap() {
             // What was refused is not asked for now; it is again when the guard is lifted.
             self.unfail(p, ids);
@@ -472,6 +463,11 @@ impl<F: RouteFamily> Routes<F> {
         if acked == w {
             return;
         }
+        self.send(p, found, w, ids, sets);
+    }
+
+    /// Have the chip set `p` to `w`.
+    fn send(&mut self, p: Prefix<F>, found: Option<u32>, w: Packed, ids: &mut Ids, sets: &mut Vec<Sent<F>>) {
         ids.hold(w.group());
         let i = found.unwrap_or_else(|| self.arena.entry(p, || Slot::new(p)).0);
         self.arena.slot_mut(i).begin(false);
@@ -495,7 +491,7 @@ impl<F: RouteFamily> Routes<F> {
         match refused {
             None if sent.to.is_some() => {
                 s.set_acked(sent.to);
-                if !self.absent.contains_key(&p) {
+                if !self.guards.absent(p) {
                     self.put_off.remove(&p);
                 }
                 ids.release(old.group());
@@ -508,17 +504,18 @@ impl<F: RouteFamily> Routes<F> {
                         // There was room: perhaps for more. The chip says when it is enough.
                         self.room += 2;
                     }
-                    self.take_guards(p);
+                    self.guards.comes(p);
+                    self.pass_on();
                 }
                 // What it was to guard may have gone while this was under way.
-                if sent.to == NO_ROOM && !self.guards.contains_key(&p) {
+                if sent.to == NO_ROOM && !self.guards.guarded(p) {
                     self.dirty.push_back(p);
                 }
             }
             None => {
                 self.forget(i);
                 self.gone(p, old, ids);
-                if self.absent.is_empty() {
+                if self.guards.is_empty() {
                     self.full = false;
                 } else {
                     self.room += 1;
@@ -544,7 +541,7 @@ impl<F: RouteFamily> Routes<F> {
 
     fn refuse(&mut self, now: Nanos, sent: Sent<F>, why: Reason, ids: &mut Ids) {
         let p = sent.prefix;
-        if self.absent.contains_key(&p) {
+        if self.guards.absent(p) {
             // It had its try; the trap of its guard stands meanwhile.
             let soon = why == Reason::Busy;
             self.put_off.insert(p, soon);
