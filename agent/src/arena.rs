@@ -1,15 +1,14 @@
-//! Slots by prefix: an arena of chunks that never move behind a sharded hash index. The mirror's routing tables and what the
+//! Slots by prefix: an arena of chunks that never move, behind an index by hash. The mirror's routing tables and what the
 //! chip acknowledged of a route table are such arenas.
 //!
-//! Built so that no single insert is slow: a chunk is allocated at a time, and each of the 256 shards of the index grows
-//! alone. Hashes have a fixed seed and walks go in order of the arena, so that a replay is exact. Knows nothing of what a slot
+//! Built so that no single insert is slow: a chunk is allocated at a time, and the index grows in parts. Hashes have a fixed seed and walks go in order of the arena, so that a replay is exact. Knows nothing of what a slot
 //! means.
 
 use core::hash::{BuildHasher, Hasher};
 
 use hal::{Addr, Family, Prefix};
-use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+
+use crate::index::Index;
 
 /// A fast hasher with a fixed seed, for keys that nobody chooses to collide: iteration and replay are the same in every run.
 #[derive(Clone, Copy, Default, Debug)]
@@ -152,46 +151,6 @@ pub trait Slot {
     fn key(&self) -> Prefix<Self::Family>;
 }
 
-const SHARDS: usize = 256;
-
-/// Numbers by hash, in shards that grow one at a time.
-#[derive(Clone, Debug)]
-pub struct Index(Vec<HashTable<u32>>);
-
-impl Default for Index {
-    fn default() -> Self {
-        Index((0..SHARDS).map(|_| HashTable::new()).collect())
-    }
-}
-
-#[inline]
-fn shard(h: u64) -> usize {
-    // Neither the low bits, which choose the bucket, nor the top seven, which tag it.
-    (h >> 40) as usize % SHARDS
-}
-
-impl Index {
-    /// The number with that hash that is the one meant.
-    #[inline]
-    pub fn find(&self, h: u64, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
-        self.0[shard(h)].find(h, |i| is(*i)).copied()
-    }
-    /// The place of the number with that hash that is the one meant. `hash` gives that of a number that is in.
-    #[inline]
-    pub fn entry(&mut self, h: u64, mut is: impl FnMut(u32) -> bool, hash: impl Fn(u32) -> u64) -> Entry<'_, u32> {
-        self.0[shard(h)].entry(h, |i| is(*i), |i| hash(*i))
-    }
-    /// Take a number with that hash out. Whether it was in.
-    #[inline]
-    pub fn remove(&mut self, h: u64, i: u32) -> bool {
-        self.0[shard(h)].find_entry(h, |j| *j == i).map(|e| e.remove()).is_ok()
-    }
-    /// Bytes held, roughly.
-    pub fn bytes(&self) -> usize {
-        self.0.iter().map(HashTable::allocation_size).sum()
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Arena<S> {
@@ -227,6 +186,11 @@ impl<S: Slot> Arena<S> {
     pub fn find(&self, key: Prefix<S::Family>) -> Option<u32> {
         self.index.find(hash(key), |i| self.slots.at(i).key() == key)
     }
+    /// A glance at where that key would be found: before many are looked up, so that the processor waits for memory once.
+    #[inline]
+    pub fn glance(&self, key: Prefix<S::Family>) -> u32 {
+        self.index.glance(hash(key))
+    }
     /// The slot of that number, as [`Arena::find`] or [`Arena::entry`] gave it.
     #[inline]
     pub fn slot(&self, i: u32) -> &S {
@@ -240,16 +204,15 @@ impl<S: Slot> Arena<S> {
     /// The number of the slot of that key, made by `new` if there is none; and whether it was made.
     #[inline]
     pub fn entry(&mut self, key: Prefix<S::Family>, new: impl FnOnce() -> S) -> (u32, bool) {
-        let slots = &mut self.slots;
-        match self.index.entry(hash(key), |i| slots.at(i).key() == key, |i| hash(slots.at(i).key())) {
-            Entry::Occupied(o) => (*o.get(), false),
-            Entry::Vacant(v) => {
-                let i = slots.put(new());
-                v.insert(i);
-                self.len += 1;
-                (i, true)
-            }
+        let h = hash(key);
+        if let Some(i) = self.index.find(h, |i| self.slots.at(i).key() == key) {
+            return (i, false);
         }
+        let i = self.slots.put(new());
+        let slots = &self.slots;
+        self.index.insert(h, i, |i| hash(slots.at(i).key()));
+        self.len += 1;
+        (i, true)
     }
     /// Forget the slot of that number, which must be held. Its number may come again; until then the slot can still be
     /// reached by it.

@@ -10,6 +10,7 @@ pub mod config;
 pub mod core;
 pub mod daemon;
 pub mod edge;
+pub mod index;
 pub mod input;
 pub mod lab;
 pub mod mirror;

@@ -7,6 +7,7 @@ use std::net::IpAddr;
 
 use hal::{V4, V6};
 
+use super::routes::Warm;
 use super::types::{AddrKey, Rule};
 use super::{Mirror, MirrorFamily, NTF_PROXY};
 use crate::input::DumpKind;
@@ -173,12 +174,14 @@ impl Mirror {
     /// memory one by one; like this the processor waits for many at once, and then finds them at hand.
     fn warm(&self, buf: &[u8]) {
         let mut found = 0;
-        for m in messages(buf).flatten().filter(|m| matches!(m.kind, rtm::NEWROUTE | rtm::DELROUTE)) {
-            found += match m.body.first() {
-                Some(&AF_INET) => self.r4.warm(m.body),
-                Some(&AF_INET6) => self.r6.warm(m.body),
-                _ => 0,
-            };
+        for step in [Warm::Glance, Warm::Find] {
+            for m in messages(buf).flatten().filter(|m| matches!(m.kind, rtm::NEWROUTE | rtm::DELROUTE)) {
+                found ^= match m.body.first() {
+                    Some(&AF_INET) => self.r4.warm(m.body, step),
+                    Some(&AF_INET6) => self.r6.warm(m.body, step),
+                    _ => 0,
+                };
+            }
         }
         // Nobody wants the number, but the work is not to be optimised away.
         core::hint::black_box(found);

@@ -25,6 +25,15 @@ struct Sweep<F: MirrorFamily> {
     covers: Vec<Prefix<F>>,
 }
 
+/// Steps of a lookup that are taken for all messages before the next.
+#[derive(Clone, Copy)]
+pub(super) enum Warm {
+    /// Where in the index.
+    Glance,
+    /// What is there.
+    Find,
+}
+
 /// See the module.
 pub struct Routes<F: MirrorFamily> {
     pub(super) tables: BTreeMap<u32, Table<F>>,
@@ -103,9 +112,13 @@ impl<F: MirrorFamily> Routes<F> {
 
     /// Look up the prefix of a route message, whatever it says, and forget it: see `Mirror::warm`.
     #[inline]
-    pub(super) fn warm(&self, body: &[u8]) -> usize {
+    pub(super) fn warm(&self, body: &[u8], step: Warm) -> u32 {
         let Some((table, p)) = route::peek::<F>(body) else { return 0 };
-        self.tables.get(&table).and_then(|t| t.find(p)).map_or(0, |i| i as usize)
+        let Some(t) = self.tables.get(&table) else { return 0 };
+        match step {
+            Warm::Glance => t.glance(p),
+            Warm::Find => t.find(p).unwrap_or(0),
+        }
     }
 
     pub(super) fn notify(&mut self, ctx: &mut Ctx, seq: u64, m: &RouteMsg<F>, flags: u16, delete: bool) {
@@ -116,9 +129,16 @@ impl<F: MirrorFamily> Routes<F> {
         let generation = self.generation;
         let window = self.window;
         let t = self.tables.entry(m.table).or_default();
-        let found = t.find(m.prefix);
-        if let Some(i) = found
-            && self.dumping
+        let i = if delete && !self.dumping {
+            let Some(i) = t.find(m.prefix) else {
+                ctx.stats.absent += 1;
+                return;
+            };
+            i
+        } else {
+            t.entry(m.prefix)
+        };
+        if self.dumping
             && t.slot(i).generation == generation
             && t.slot(i).state & state::SEEN != 0
             && seq <= self.dump_seq
@@ -126,14 +146,6 @@ impl<F: MirrorFamily> Routes<F> {
             ctx.stats.superseded += 1;
             return;
         }
-        let i = match found {
-            Some(i) => i,
-            None if delete && !self.dumping => {
-                ctx.stats.absent += 1;
-                return;
-            }
-            None => t.entry(m.prefix),
-        };
         let old = t.aliases(i);
         let mut new = live(ctx, m.table, &old);
         let partial = t.slot(i).state & state::PARTIAL != 0;

@@ -8,11 +8,11 @@ use std::hash::{BuildHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::LazyLock;
 
-use hashbrown::hash_table;
 use smallvec::SmallVec;
 
 use super::types::{Hop, NhRef, NhSet};
-use crate::arena::{Chunks, Fixed, Index};
+use crate::arena::{Chunks, Fixed};
+use crate::index::Index;
 use crate::netlink::AF_INET;
 
 /// What became of a device, as far as next hops on it are concerned, in one family.
@@ -81,17 +81,17 @@ impl Sets {
     /// The set with that content, made if missing. It has no user by that.
     pub fn intern(&mut self, family: u8, host: bool, set: NhSet) -> NhRef {
         let h = hash(family, host, &set);
-        let entries = &mut self.entries;
+        let entries = &self.entries;
         let is = |i| {
             let e = entries.at(i);
             e.family == family && e.host == host && e.set == set
         };
-        let v = match self.index.entry(h, is, |i| entries.at(i).hash()) {
-            hash_table::Entry::Occupied(o) => return NhRef(*o.get()),
-            hash_table::Entry::Vacant(v) => v,
-        };
-        let i = entries.put(Entry { set, family, host, dead: false, used: true, users: 0 });
-        v.insert(i);
+        if let Some(i) = self.index.find(h, is) {
+            return NhRef(i);
+        }
+        let i = self.entries.put(Entry { set, family, host, dead: false, used: true, users: 0 });
+        self.insert_index(h, i);
+        let entries = &self.entries;
         match &entries.at(i).set {
             NhSet::Inline(hops) => {
                 for hop in hops {
@@ -109,9 +109,7 @@ impl Sets {
     fn insert_index(&mut self, h: u64, i: u32) {
         let entries = &self.entries;
         // Two sets may have become the same; each keeps its name.
-        if let hash_table::Entry::Vacant(v) = self.index.entry(h, |_| false, |j| entries.at(j).hash()) {
-            v.insert(i);
-        }
+        self.index.insert(h, i, |j| entries.at(j).hash());
     }
 
     fn remove_index(&mut self, i: u32) {

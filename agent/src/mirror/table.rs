@@ -8,7 +8,7 @@ use super::types::{Alias, NhRef, RouteFlags};
 use crate::arena::{self, Arena, Chunks};
 
 /// Aliases of a prefix, in the order in which the kernel searches them.
-pub type Aliases = SmallVec<[Alias; 2]>;
+pub type Aliases = SmallVec<[Alias; 1]>;
 
 /// Bits of [`Slot::state`].
 pub(super) mod state {
@@ -117,9 +117,6 @@ fn bit(len: u8) -> u128 {
     1u128.checked_shl(len.into()).unwrap_or(0)
 }
 
-const VOID: Alias =
-    Alias { nh: NhRef(u32::MAX), metric: 0, kind: 0, tos: 0, proto: 0, scope: 0, flags: RouteFlags(0), rest: 0 };
-
 impl<F: Family> Table<F> {
     #[inline]
     pub fn slot(&self, i: u32) -> &Slot<F> {
@@ -143,6 +140,11 @@ impl<F: Family> Table<F> {
             return None;
         }
         self.slots.find(p)
+    }
+    /// See [`Arena::glance`].
+    #[inline]
+    pub fn glance(&self, p: Prefix<F>) -> u32 {
+        self.slots.glance(p)
     }
     /// The slot of `p`, made if missing.
     #[inline]
@@ -172,7 +174,7 @@ impl<F: Family> Table<F> {
     pub fn aliases(&self, i: u32) -> Aliases {
         let s = self.slot(i);
         match s.state & (FULL | ASIDE) {
-            FULL => SmallVec::from_buf_and_len([s.alias(), VOID], 1),
+            FULL => SmallVec::from_buf([s.alias()]),
             0 => Aliases::new(),
             _ => Aliases::from_slice(self.aside.at(s.to)),
         }
@@ -259,7 +261,16 @@ mod tests {
     fn what_does_not_fit_stands_aside() {
         let mut t = Table::<V4>::default();
         let p = Prefix::new([10, 0, 0, 0].into(), 8);
-        let plain = Alias { nh: NhRef(7), metric: u32::MAX, kind: 1, proto: 186, rest: 9, ..VOID };
+        let plain = Alias {
+            nh: NhRef(7),
+            metric: u32::MAX,
+            kind: 1,
+            tos: 0,
+            proto: 186,
+            scope: 0,
+            flags: RouteFlags(0),
+            rest: 9,
+        };
         let tos = Alias { tos: 4, ..plain };
         let rest = Alias { rest: 1 << 16, ..plain };
         let i = t.entry(p);

@@ -341,7 +341,8 @@ impl<F: RouteFamily> Routes<F> {
             if warm == 0 {
                 // Looked up at once, so that the processor waits for memory once for many (see `Mirror::warm`).
                 warm = WARM;
-                found += self.dirty.iter().take(WARM).filter(|p| self.arena.find(**p).is_some()).count();
+                found ^= self.dirty.iter().take(WARM).fold(0, |all, p| all ^ self.arena.glance(*p));
+                found ^= self.dirty.iter().take(WARM).fold(0, |all, p| all ^ self.arena.find(*p).unwrap_or(0));
             }
             warm -= 1;
             let Some(p) = self.dirty.pop_front() else { break };
