@@ -114,6 +114,8 @@ pub struct Ctx {
     /// By family and index; -1 is `all`, -2 `default`.
     pub(super) netconf: BTreeMap<(u8, i32), Netconf>,
     fates: HashMap<(u32, u8), Fates, Fixed>,
+    /// Stamp of the newest of these.
+    last_fate: u64,
     /// Devices that have addresses of a family, and how many.
     pub(super) addressed: BTreeMap<(u32, u8), u32>,
     pub(super) objects: BTreeMap<u32, NextHopMsg>,
@@ -163,6 +165,7 @@ impl Ctx {
 
     /// Apply a device's fate to the next hops of one family. Returns whether routes are to be swept.
     pub(super) fn fate(&mut self, family: u8, ifindex: u32, fate: Fate, seq: u64) -> bool {
+        self.last_fate = self.last_fate.max(seq);
         let f = self.fates.entry((ifindex, family)).or_default();
         if fate == Fate::Live {
             f.live = f.live.max(seq);
@@ -284,6 +287,9 @@ impl Ctx {
 
     /// Carry out, in their order, the fates of the devices that are newer than `seq`. Returns whether the set died.
     fn overtaken(&self, family: u8, host: bool, hops: &mut SmallVec<[Hop; 1]>, seq: u64) -> bool {
+        if seq >= self.last_fate {
+            return false;
+        }
         let mut events: SmallVec<[(u64, u32, Fate); 2]> = SmallVec::new();
         for (i, h) in hops.iter().enumerate() {
             if hops[..i].iter().any(|o| o.ifindex == h.ifindex) {
