@@ -114,13 +114,21 @@ impl Shard {
 
     /// Make room for one more.
     fn grow(&mut self, hash: impl Fn(u32) -> u64) {
-        // Asked for at once, where none waits for another, so that what the hashes are made from is at hand below.
-        core::hint::black_box(self.numbers().fold(0, |all, i| all ^ hash(i)));
+        // Asked for at once, where none waits for another.
+        let all: Vec<(u64, u32)> = self.numbers().map(|i| (hash(i), i)).collect();
         let n = self.buckets.len();
         let n = if self.gone > self.len / 4 { n } else { n + n / 2 + 1 };
-        let new = Shard { buckets: vec![Bucket([EMPTY; WORDS]); n], len: 0, gone: 0, bits: self.bits };
-        let old = core::mem::replace(self, new);
-        old.numbers().for_each(|i| self.put(hash(i), i));
+        self.buckets = vec![Bucket([EMPTY; WORDS]); n];
+        self.gone = 0;
+        let mut taken = vec![0u8; n];
+        for (h, i) in all {
+            let mut b = self.home(h);
+            while usize::from(taken[b]) == WORDS {
+                b = if b + 1 == n { 0 } else { b + 1 };
+            }
+            self.buckets[b].0[usize::from(taken[b])] = self.tag(h) | (i + FIRST);
+            taken[b] += 1;
+        }
     }
 }
 
