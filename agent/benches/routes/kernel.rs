@@ -151,6 +151,17 @@ pub fn message(v6: bool, i: u32, say: Say) -> Vec<u8> {
     route(kind, flags, UNICAST, MAIN, (dst, len), port, Some(via))
 }
 
+/// A message about the IPv4 default route, which leads out of the first port.
+pub fn default_route(say: Say) -> Vec<u8> {
+    let (kind, flags) = match say {
+        Say::New => (rtm::NEWROUTE, nlm::F_CREATE | nlm::F_EXCL),
+        Say::Replaced => (rtm::NEWROUTE, nlm::F_REPLACE),
+        Say::Gone => (rtm::DELROUTE, 0),
+    };
+    let via = Ipv4Addr::new(10, 200, 1, 2);
+    route(kind, flags, UNICAST, MAIN, (Ipv4Addr::UNSPECIFIED.into(), 0), 1, Some(via.into()))
+}
+
 /// Messages as the monitor socket hands them over.
 pub fn reads(messages: impl Iterator<Item = Vec<u8>>) -> Vec<Vec<u8>> {
     let mut reads: Vec<Vec<u8>> = Vec::new();

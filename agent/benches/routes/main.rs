@@ -305,6 +305,20 @@ fn case(name: &str) -> Option<()> {
             w.measure("  a port with 100 k falls", 100_000, &[], |w| w.set_port(1, false));
             w.measure("  it comes back, and they are added again", 100_000, &some(Some(1)), |w| w.set_port(1, true));
         }
+        "full" => {
+            // The default route is the only one that stands above what finds no room: it guards all of it, and goes.
+            let small = Profile { routes4: 1000, ..profile() };
+            let mut sim = SimChip::with_seed(small, PORTS as usize, 1);
+            for (id, e) in (1..=PORTS).map(|i| port(i, true)) {
+                sim.set_port(id, e);
+            }
+            let mut w = World::new(Some(sim));
+            w.measure("a default route", 1, &[kernel::default_route(Say::New)], |_| {});
+            w.measure("a million routes, room for a thousand", ROUTES, &stream(false, Say::New), |_| {});
+            w.measure("  the default route goes", 1, &[kernel::default_route(Say::Gone)], |_| {});
+            w.measure("  replacing all", ROUTES, &stream(false, Say::Replaced), |_| {});
+            w.measure("  deleting all", ROUTES, &stream(false, Say::Gone), |_| {});
+        }
         "sim" => {
             let mut sim = SimChip::with_seed(profile(), PORTS as usize, 1);
             for (id, e) in (1..=PORTS).map(|i| port(i, true)) {
@@ -325,7 +339,7 @@ fn main() -> ExitCode {
         return if case(one).is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let me = std::env::current_exe().expect("own path");
-    for c in ["mirror", "ipv4", "ipv6", "flap", "sim"] {
+    for c in ["mirror", "ipv4", "ipv6", "flap", "full", "sim"] {
         println!("# {c}");
         let ended = Command::new(&me).arg(c).status().expect("a process for a case");
         if !ended.success() {
