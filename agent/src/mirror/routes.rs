@@ -578,6 +578,7 @@ impl<F: MirrorFamily> Routes<F> {
     /// Take up to `max` prefixes whose verdict may have changed, each once.
     pub(super) fn drain(&mut self, max: usize, out: &mut Vec<Prefix<F>>) {
         for t in self.tables.values_mut() {
+            out.reserve(t.dirty.len().min(max.saturating_sub(out.len())));
             while out.len() < max {
                 let Some(i) = t.dirty.pop() else { break };
                 t.slot_mut(i).state &= !state::DIRTY;
