@@ -163,6 +163,8 @@ pub enum Request {
     Links,
     /// Neighbours and what the chip makes of them.
     Neighs,
+    /// Next-hop objects and what the chip makes of them.
+    NextHops,
     /// A page of routes with what became of each.
     Routes {
         /// Where to go on; 0 at first.

@@ -192,7 +192,7 @@ fn sysctls(w: &World, r: &mut Reader) -> Outcome {
         let (on, off, scope): (Writes<'_>, Writes<'_>, Scope) = match p {
             "ipv4/fib_multipath_hash_policy" => (&[(p, "2")], &[(p, "1")], Scope::V4),
             "ipv6/fib_multipath_hash_policy" => (&[(p, "3")], &[(p, "1")], Scope::V6),
-            "ipv4/fib_multipath_use_neigh" | "ipv4/ip_forward_use_pmtu" => (&[(p, "1")], &[(p, "0")], Scope::V4),
+            "ipv4/ip_forward_use_pmtu" => (&[(p, "1")], &[(p, "0")], Scope::V4),
             "ipv6/route/skip_notify_on_dev_down" => (&[(p, "1")], &[(p, "0")], Scope::V6),
             "ipv6/conf/*/disable_ipv6" => {
                 let own = "ipv6/conf/swp2/disable_ipv6";

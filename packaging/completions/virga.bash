@@ -34,6 +34,9 @@ _virga() {
             virga,neigh)
                 cmd="virga__subcmd__neigh"
                 ;;
+            virga,nexthop)
+                cmd="virga__subcmd__nexthop"
+                ;;
             virga,replay)
                 cmd="virga__subcmd__replay"
                 ;;
@@ -70,6 +73,9 @@ _virga() {
             virga__subcmd__help,neigh)
                 cmd="virga__subcmd__help__subcmd__neigh"
                 ;;
+            virga__subcmd__help,nexthop)
+                cmd="virga__subcmd__help__subcmd__nexthop"
+                ;;
             virga__subcmd__help,replay)
                 cmd="virga__subcmd__help__subcmd__replay"
                 ;;
@@ -93,6 +99,9 @@ _virga() {
                 ;;
             virga__subcmd__help__subcmd__neigh,show)
                 cmd="virga__subcmd__help__subcmd__neigh__subcmd__show"
+                ;;
+            virga__subcmd__help__subcmd__nexthop,show)
+                cmd="virga__subcmd__help__subcmd__nexthop__subcmd__show"
                 ;;
             virga__subcmd__help__subcmd__route,show)
                 cmd="virga__subcmd__help__subcmd__route__subcmd__show"
@@ -130,6 +139,21 @@ _virga() {
             virga__subcmd__neigh__subcmd__help,show)
                 cmd="virga__subcmd__neigh__subcmd__help__subcmd__show"
                 ;;
+            virga__subcmd__nexthop,help)
+                cmd="virga__subcmd__nexthop__subcmd__help"
+                ;;
+            virga__subcmd__nexthop,list)
+                cmd="virga__subcmd__nexthop__subcmd__show"
+                ;;
+            virga__subcmd__nexthop,show)
+                cmd="virga__subcmd__nexthop__subcmd__show"
+                ;;
+            virga__subcmd__nexthop__subcmd__help,help)
+                cmd="virga__subcmd__nexthop__subcmd__help__subcmd__help"
+                ;;
+            virga__subcmd__nexthop__subcmd__help,show)
+                cmd="virga__subcmd__nexthop__subcmd__help__subcmd__show"
+                ;;
             virga__subcmd__route,help)
                 cmd="virga__subcmd__route__subcmd__help"
                 ;;
@@ -164,7 +188,7 @@ _virga() {
 
     case "${cmd}" in
         virga)
-            opts="-j -h -V --json --socket --help --version status link neigh route counters resources table check settle replay lab help"
+            opts="-j -h -V --json --socket --help --version status link neigh nexthop route counters resources table check settle replay lab help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -218,7 +242,7 @@ _virga() {
             return 0
             ;;
         virga__subcmd__help)
-            opts="status link neigh route counters resources table check settle replay lab help"
+            opts="status link neigh nexthop route counters resources table check settle replay lab help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -330,6 +354,34 @@ _virga() {
             return 0
             ;;
         virga__subcmd__help__subcmd__neigh__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__nexthop)
+            opts="show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__nexthop__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -612,6 +664,84 @@ _virga() {
             return 0
             ;;
         virga__subcmd__neigh__subcmd__show)
+            opts="-j -h --json --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop)
+            opts="-j -h --json --socket --help show list help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__help)
+            opts="show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__show)
             opts="-j -h --json --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

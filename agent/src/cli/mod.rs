@@ -5,6 +5,7 @@ pub mod client;
 pub mod counters;
 pub mod link;
 pub mod neigh;
+pub mod nexthop;
 pub mod replay;
 pub mod resources;
 pub mod route;
@@ -47,6 +48,9 @@ enum Verb {
     /// Neighbours, and which of them are in the chip
     #[command(alias = "n")]
     Neigh(Show),
+    /// The kernel's next-hop objects, and which of them are in the chip
+    #[command(alias = "nh")]
+    Nexthop(Show),
     /// The kernel's routes, and what became of each: offloaded, or punted and why
     #[command(alias = "r")]
     Route(Show),
@@ -179,6 +183,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Verb::Status => status::run(&cx),
         Verb::Link(_) => link::run(&cx),
         Verb::Neigh(_) => neigh::run(&cx),
+        Verb::Nexthop(_) => nexthop::run(&cx),
         Verb::Route(_) => route::run(&cx),
         Verb::Counters => counters::run(&cx),
         Verb::Resources => resources::run(&cx),

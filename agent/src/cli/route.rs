@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::Context;
-use super::text::{fate, field, plain, strings};
+use super::text::{fate, field, hop, plain, strings};
 
 /// Show them, IPv4 first.
 ///
@@ -25,8 +25,9 @@ fn text(v: &Value) -> String {
         t => format!(" table {t}"),
     };
     let mut out = format!(
-        "{kind}{}{}{table}{}{}{}{}{}{}\n",
+        "{kind}{}{}{}{table}{}{}{}{}{}{}\n",
         plain(&v["dst"]),
+        field(v, "nhid", "nhid"),
         hop(v),
         field(v, "tos", "tos"),
         field(v, "protocol", "proto"),
@@ -39,17 +40,6 @@ fn text(v: &Value) -> String {
         out += &format!("\tnexthop{}{}{}\n", hop(n), field(n, "weight", "weight"), flags(n));
     }
     out
-}
-
-fn hop(v: &Value) -> String {
-    let via = match &v["via"] {
-        Value::Object(o) => {
-            let of = |k: &str| o.get(k).map(plain).unwrap_or_default();
-            format!(" via {} {}", of("family"), of("host"))
-        }
-        _ => field(v, "gateway", "via"),
-    };
-    format!("{via}{}{}", field(v, "nhid", "nhid"), field(v, "dev", "dev"))
 }
 
 fn flags(v: &Value) -> String {

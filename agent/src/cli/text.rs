@@ -19,6 +19,18 @@ pub fn field(v: &Value, key: &str, name: &str) -> String {
     }
 }
 
+/// A next hop: ` via GATEWAY dev DEV`.
+pub fn hop(v: &Value) -> String {
+    let via = match &v["via"] {
+        Value::Object(o) => {
+            let of = |k: &str| o.get(k).map(plain).unwrap_or_default();
+            format!(" via {} {}", of("family"), of("host"))
+        }
+        _ => field(v, "gateway", "via"),
+    };
+    format!("{via}{}", field(v, "dev", "dev"))
+}
+
 /// What became of it: ` offload`, or ` punt: why`.
 pub fn fate(v: &Value) -> String {
     match (v["offload"].as_bool(), &v["why"]) {

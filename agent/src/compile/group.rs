@@ -1,43 +1,64 @@
-//! The `nexthop` and `group` tables: a kernel set of next hops → members with weights, or a trap.
+//! The `nexthop` and `group` tables: a kernel set of next hops, or a next-hop object → members with weights, or a trap.
 //!
+//! A kernel object that is one next hop keeps its own name in the chip, so that its change is one write, whatever uses it.
 //! Link state is not looked at beyond what makes the kernel itself leave a member out: a member whose port has no link is
 //! trapped by the chip, and the kernel decides, whatever `ignore_routes_with_linkdown` says.
 
 use std::net::IpAddr;
 
-use hal::{NextHopEntry, RifId, TrapClass};
+use hal::{DropReason, NextHopEntry, RifId, TrapClass};
 use smallvec::{SmallVec, smallvec};
 
 use super::{Facts, Why};
-use crate::mirror::{Hop, NhSet};
+use crate::mirror::{Hop, NhRef, NhSet, ObjectTo};
 
-/// What a group should hold, in contents rather than names.
+/// A member of a group, in contents rather than names.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MemberSpec {
+    /// The kernel's next-hop object behind it, by which it is named.
+    pub object: Option<u32>,
+    /// Where it leads. One that hardware can't serve is a trap.
+    pub to: NextHopEntry,
+    /// Its share, relative to the sum over the group.
+    pub weight: u32,
+}
+
+/// What a group should hold.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct GroupSpec {
-    /// Members in the kernel's order, with weights. One that hardware can't serve is a trap.
-    pub members: SmallVec<[(NextHopEntry, u16); 2]>,
+    /// Members in the kernel's order.
+    pub members: SmallVec<[MemberSpec; 2]>,
     /// Why hardware does not carry all of it.
     pub why: Option<Why>,
+    /// The neighbours that hardware may send to by it: those of members that are left out for theirs as well.
+    pub gateways: SmallVec<[(u32, IpAddr); 2]>,
+    /// Whether the kernel chooses by what it knows of these neighbours.
+    pub looks: bool,
 }
 
 impl GroupSpec {
     fn trap(why: Why) -> Self {
-        GroupSpec { members: smallvec![(NextHopEntry::Trap(TrapClass::Punt), 1)], why: Some(why) }
+        let member = MemberSpec { object: None, to: NextHopEntry::Trap(TrapClass::Punt), weight: 1 };
+        GroupSpec { members: smallvec![member], why: Some(why), gateways: SmallVec::new(), looks: false }
     }
-    /// Whether no member of it forwards.
+    /// Whether no member of it forwards or drops.
     pub fn all_trap(&self) -> bool {
-        self.members.iter().all(|(e, _)| matches!(e, NextHopEntry::Trap(_)))
+        self.members.iter().all(|m| matches!(m.to, NextHopEntry::Trap(_)))
     }
 }
 
 /// `IFF_UP` (`linux/if.h`)
 pub const IFF_UP: u32 = 1;
 
-fn gcd(a: u16, b: u16) -> u16 {
+fn gcd(a: u32, b: u32) -> u32 {
     if b == 0 { a } else { gcd(b, a % b) }
 }
 
-fn entry(f: &Facts<'_>, h: &Hop) -> Result<NextHopEntry, Why> {
+/// Where one next hop leads.
+///
+/// # Errors
+/// Why hardware does not carry it.
+fn hop(f: &Facts<'_>, h: &Hop) -> Result<NextHopEntry, Why> {
     if h.encap {
         return Err(Why::Encap);
     }
@@ -46,8 +67,7 @@ fn entry(f: &Facts<'_>, h: &Hop) -> Result<NextHopEntry, Why> {
     }
     let rif = RifId(h.ifindex);
     if let Some(IpAddr::V4(gw)) = h.via
-        && !h.onlink
-        && f.mirror.narrow(gw)
+        && narrow(f, h)
     {
         return Err(Why::HostScope(gw));
     }
@@ -57,36 +77,117 @@ fn entry(f: &Facts<'_>, h: &Hop) -> Result<NextHopEntry, Why> {
     })
 }
 
-/// What the group of that set should hold.
-pub fn group(f: &Facts<'_>, set: &NhSet) -> GroupSpec {
-    let hops = match set {
-        NhSet::Object(id) => return GroupSpec::trap(Why::NextHopObject(*id)),
-        NhSet::Inline(hops) => hops,
-    };
-    // The kernel does not use dead members (kernel-facts 4, 7); if none is left the route is gone, or about to be.
-    let alive: SmallVec<[&Hop; 2]> = hops.iter().filter(|h| !h.dead).collect();
-    let divisor = alive.iter().fold(0, |g, h| gcd(g, h.weight.max(1))).max(1);
-    let mut spec = GroupSpec { members: SmallVec::new(), why: None };
-    let mut sum = 0u64;
-    for h in &alive {
-        let weight = h.weight.max(1) / divisor;
-        sum += u64::from(weight);
-        match entry(f, h) {
-            Ok(e) => spec.members.push((e, weight)),
-            Err(why) => {
-                spec.members.push((NextHopEntry::Trap(TrapClass::Punt), weight));
-                spec.why.get_or_insert(why);
-            }
+/// Whether the kernel may take the gateway for one of host scope.
+fn narrow(f: &Facts<'_>, h: &Hop) -> bool {
+    matches!(h.via, Some(IpAddr::V4(gw)) if !h.onlink && f.mirror.narrow(gw))
+}
+
+/// Where a next-hop object that is no group leads.
+///
+/// # Errors
+/// Why hardware does not carry it.
+pub fn object(f: &Facts<'_>, id: u32) -> Result<NextHopEntry, Why> {
+    match f.mirror.object(id).map(|o| &o.to) {
+        None => Err(Why::NextHopObject(id)),
+        Some(ObjectTo::Hop(h)) => hop(f, h),
+        Some(ObjectTo::Blackhole) => Ok(NextHopEntry::Drop(DropReason::Blackhole)),
+        Some(ObjectTo::Group(_) | ObjectTo::Other(_) | ObjectTo::Unknown) => Err(Why::UnknownObject(id)),
+    }
+}
+
+/// A member before it is known which of them the kernel chooses from.
+struct Candidate<'a> {
+    object: Option<u32>,
+    hop: Option<&'a Hop>,
+    to: Result<NextHopEntry, Why>,
+    /// 0 for a dead one.
+    weight: u32,
+}
+
+impl<'a> Candidate<'a> {
+    fn inline(f: &Facts<'_>, h: &'a Hop) -> Self {
+        if h.dead {
+            return Candidate { object: None, hop: Some(h), to: Err(Why::NoMember), weight: 0 };
         }
+        Candidate { object: None, hop: Some(h), to: hop(f, h), weight: h.weight.max(1).into() }
+    }
+    fn object(f: &Facts<'a>, id: u32, weight: u16) -> Self {
+        let hop = f.mirror.object(id).and_then(|o| if let ObjectTo::Hop(h) = &o.to { Some(h) } else { None });
+        Candidate { object: Some(id), hop, to: object(f, id), weight: weight.into() }
+    }
+}
+
+/// What the group of that set should hold.
+pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
+    let (all, looks): (SmallVec<[Candidate<'_>; 2]>, bool) = match f.mirror.nhset(nh) {
+        NhSet::Object(id) => match f.mirror.object(*id).map(|o| &o.to) {
+            Some(ObjectTo::Other(_)) => return GroupSpec::trap(Why::Resilient(*id)),
+            Some(ObjectTo::Group(members)) => {
+                (members.iter().map(|(id, weight)| Candidate::object(f, *id, *weight)).collect(), true)
+            }
+            _ => (smallvec![Candidate::object(f, *id, 1)], false),
+        },
+        // The kernel does not use dead members (kernel-facts 4, 7); if none is left the route is gone, or about to be.
+        NhSet::Inline(hops) => {
+            let looks = !f.mirror.nhset_is_v6(nh) && f.polled.is_some_and(|p| p.use_neigh());
+            (hops.iter().map(|h| Candidate::inline(f, h)).collect(), looks)
+        }
+    };
+    let usable = all.iter().filter(|c| c.to.is_ok()).filter_map(|c| c.hop);
+    let mut spec = GroupSpec {
+        members: SmallVec::new(),
+        why: None,
+        gateways: usable.filter_map(|h| Some((h.ifindex, h.via?))).collect(),
+        looks: looks && all.len() > 1,
+    };
+    let chosen = if spec.looks { choose(f, &all) } else { all.iter().map(|c| c.weight).collect() };
+    let divisor = chosen.iter().fold(0, |g, w| gcd(g, *w)).max(1);
+    let mut sum = 0u64;
+    for (c, weight) in all.into_iter().zip(chosen).filter(|(_, w)| *w > 0) {
+        let weight = weight / divisor;
+        sum += u64::from(weight);
+        let to = c.to.unwrap_or_else(|why| {
+            spec.why.get_or_insert(why);
+            NextHopEntry::Trap(TrapClass::Punt)
+        });
+        spec.members.push(MemberSpec { object: c.object, to, weight });
     }
     let max = f.profile.group_members;
     if spec.members.is_empty() {
         GroupSpec::trap(Why::NoMember)
-    } else if spec.all_trap() {
-        GroupSpec::trap(spec.why.unwrap_or(Why::NoMember))
     } else if sum > u64::from(max) {
         GroupSpec::trap(Why::TooManyMembers(max))
+    } else if spec.all_trap() && spec.members.iter().all(|m| m.object.is_none()) {
+        GroupSpec::trap(spec.why.unwrap_or(Why::NoMember))
     } else {
         spec
     }
+}
+
+/// The shares of the members where the kernel looks at their neighbours (kernel-facts 30): one whose neighbour it has given up,
+/// or is still asking for, leaves its share to the next that is good, the last ones' to the first that is good, which may
+/// be a dead one. If none is, the first that is alive serves all (`nexthop_select_path_hthr`, `fib_select_multipath`).
+fn choose(f: &Facts<'_>, all: &[Candidate<'_>]) -> SmallVec<[u32; 2]> {
+    let good = |c: &Candidate<'_>| match c.hop {
+        // What is not a gateway on a link has no neighbour of its own.
+        Some(h) if !narrow(f, h) => h.via.is_none_or(|gw| f.mirror.good(h.ifindex, gw)),
+        _ => true,
+    };
+    let mut shares: SmallVec<[u32; 2]> = smallvec![0; all.len()];
+    let mut waiting = 0u32;
+    let mut first = None;
+    for ((c, share), i) in all.iter().zip(&mut shares).zip(0..) {
+        waiting = waiting.saturating_add(c.weight);
+        if good(c) {
+            first.get_or_insert(i);
+            if c.weight > 0 {
+                *share = core::mem::take(&mut waiting);
+            }
+        }
+    }
+    let last = first.or_else(|| all.iter().position(|c| c.weight > 0)).unwrap_or(0);
+    if let Some(s) = shares.get_mut(last) {
+        *s = s.saturating_add(waiting);
+    }
+    shares
 }

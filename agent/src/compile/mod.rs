@@ -96,8 +96,12 @@ impl Gate {
 pub enum Why {
     /// Leaves by a device that is not a front-panel port.
     NotPort(u32),
-    /// `RTA_NH_ID`
+    /// `RTA_NH_ID` names a next-hop object that the kernel has not announced.
     NextHopObject(u32),
+    /// It is of a kind, or has an attribute, that is not known here.
+    UnknownObject(u32),
+    /// It is a group whose flows the kernel moves by their activity.
+    Resilient(u32),
     /// `RTA_ENCAP`
     Encap,
     /// The gateway is reached by a route of host scope, or was when the route may have been made.
@@ -172,7 +176,9 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::NotPort(i) => write!(f, "leaves by device {i}, which is not a front-panel port"),
-            Why::NextHopObject(id) => write!(f, "uses next-hop object {id}, not offloaded yet"),
+            Why::NextHopObject(id) => write!(f, "uses next-hop object {id}, which the kernel has not announced"),
+            Why::UnknownObject(id) => write!(f, "uses next-hop object {id}, of which not all is known here"),
+            Why::Resilient(id) => write!(f, "uses resilient group {id}, not offloaded yet"),
             Why::Encap => f.write_str("encapsulates, not offloaded yet"),
             Why::HostScope(gw) => write!(
                 f,

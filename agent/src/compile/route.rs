@@ -151,7 +151,8 @@ fn flag(flags: RouteFlags) -> Why {
 
 fn unicast(f: &Facts<'_>, a: &Alias) -> Decided {
     match f.mirror.nhset(a.nh) {
-        NhSet::Object(id) => punt(Why::NextHopObject(*id)),
+        // What becomes of it is the object's, so that its change moves no route.
+        NhSet::Object(_) => Decided { verdict: Verdict::Set(a.nh), why: None },
         NhSet::Inline(hops) => match &hops[..] {
             [] => punt(Why::NoMember),
             [h] if h.encap => punt(Why::Encap),

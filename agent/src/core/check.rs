@@ -105,9 +105,7 @@ impl Check {
 fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, p: Prefix<F>) -> bool {
     let (x, y) = (compile::route::route(a, p), compile::route::route(b, p));
     match (x.map(|d| d.verdict), y.map(|d| d.verdict)) {
-        (Some(Verdict::Set(m)), Some(Verdict::Set(n))) => {
-            compile::group::group(a, a.mirror.nhset(m)) == compile::group::group(b, b.mirror.nhset(n))
-        }
+        (Some(Verdict::Set(m)), Some(Verdict::Set(n))) => compile::group::group(a, m) == compile::group::group(b, n),
         (x, y) => x == y,
     }
 }
@@ -268,6 +266,9 @@ impl Core {
 
     /// What there is little of: rules and policy, the switch, interfaces.
     fn compare_few(&mut self, c: &mut Check) -> bool {
+        if let Some(shadow) = &mut self.sync.shadow {
+            shadow.overlook(&self.mirror);
+        }
         let Some(shadow) = &self.sync.shadow else { return false };
         c.gate = self.gate_of(shadow);
         let live = self.facts();

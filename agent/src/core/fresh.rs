@@ -4,20 +4,21 @@
 //! programmed groups carry `NTF_EXT_MANAGED`; hosts get `NTF_USE` when the chip marks them as hit (kernel-facts 18, 37).
 //!
 //! A gateway is managed only while hardware forwards packets of a family to it. Where the kernel forwards alone its choice of
-//! route can depend on what it knows of neighbours (IPv4 members with `fib_multipath_use_neigh`, IPv6 routes with forwarding
-//! off), and asking for them would change it. What we manage bears [`PROTOCOL`], so that a later run of the agent can tell it
+//! route can depend on what it knows of neighbours (IPv6 routes with forwarding off), and asking for them would change it. Where
+//! it chooses members of a group by that, one that it knows nothing of is left to the first packet that needs it. What we manage bears [`PROTOCOL`], so that a later run of the agent can tell it
 //! from what others manage, and let go of it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 
-use hal::{AnyKey, Nanos, NextHopEntry, TableId, V4, V6};
+use hal::{AnyKey, Nanos, TableId, V4, V6};
 
 use super::{Core, SECOND};
+use crate::compile;
 use crate::compile::group::IFF_UP;
 use crate::compile::neigh::nud;
 use crate::input::Output;
-use crate::mirror::{Neigh, NhSet};
+use crate::mirror::Neigh;
 use crate::netlink::build::{Builder, push_attr};
 
 /// `linux/neighbour.h`, `linux/rtnetlink.h`, `linux/netlink.h`
@@ -49,6 +50,8 @@ type Key = (u32, IpAddr);
 struct Managed {
     asked: Option<Nanos>,
     tries: u32,
+    /// Whether an entry may be made where there is none.
+    make: bool,
 }
 
 /// State of all this.
@@ -187,40 +190,28 @@ impl Core {
         self.program.rif.all().any(|(_, e)| if v6 { e.ingress6 } else { e.ingress4 })
     }
 
-    /// The gateways that hardware sends packets to.
-    fn gateways(&self) -> BTreeSet<Key> {
-        // With that set, the kernel looks at the neighbours of IPv4 routes to choose, IPv6 gateways among them.
-        let looks = self.polled.as_ref().is_some_and(|p| p.use_neigh());
+    /// The gateways that hardware sends packets to, and whether the kernel may be made to know one that it knows nothing of:
+    /// where it chooses members by their neighbours, one that it has not tried yet counts as good.
+    fn gateways(&self) -> BTreeMap<Key, bool> {
         let (open4, open6) = (self.forwards(false), self.forwards(true));
-        // IPv6 gateways of IPv4 routes, and whether IPv6 routes have them too.
-        let mut shared: BTreeMap<Key, bool> = BTreeMap::new();
-        for v6 in [false, true] {
-            for (_, nh) in self.program.ids.groups().filter(|(_, nh)| self.mirror.nhset_is_v6(*nh) == v6) {
-                let NhSet::Inline(hops) = self.mirror.nhset(nh) else { continue };
-                for k in hops.iter().filter_map(|h| Some((h.ifindex, h.via.filter(IpAddr::is_ipv6)?))) {
-                    match shared.get_mut(&k) {
-                        Some(six) => *six |= v6,
-                        None if !v6 => drop(shared.insert(k, false)),
-                        None => {}
-                    }
-                }
+        let facts = self.facts();
+        let mut out = BTreeMap::new();
+        for (g, nh) in self.program.ids.groups() {
+            let open = if self.mirror.nhset_is_v6(nh) { open6 } else { open4 };
+            if !open || self.program.group.acked(g).is_none_or(|e| e.members.is_empty()) {
+                continue;
+            }
+            let spec = compile::group::group(&facts, nh);
+            for gw in spec.gateways {
+                *out.entry(gw).or_insert(true) &= !spec.looks;
             }
         }
-        let wanted = |k: &Key| match shared.get(k) {
-            Some(six) => !looks && (open4 || *six && open6),
-            None if k.1.is_ipv4() => open4,
-            None => open6,
-        };
-        let gateway = |e: &NextHopEntry| match e {
-            NextHopEntry::Ip(rif, gw) => Some((rif.0, *gw)),
-            _ => None,
-        };
-        self.program.ids.nexthops().filter_map(|(_, e)| gateway(e)).filter(wanted).collect()
+        out
     }
 
     fn count_gateways(&mut self) {
         let used = self.gateways();
-        let gone: Vec<Key> = self.fresh.managed.keys().filter(|k| !used.contains(*k)).copied().collect();
+        let gone: Vec<Key> = self.fresh.managed.keys().filter(|k| !used.contains_key(*k)).copied().collect();
         for k in gone {
             if self.fresh.managed.remove(&k).is_some_and(|m| m.asked.is_some()) {
                 self.fresh.leaving.insert(k, self.now);
@@ -232,13 +223,13 @@ impl Core {
                 self.mirror.neighs::<V4>().iter().filter(|(_, n)| ours(n)).map(|((i, a), _)| (*i, IpAddr::V4(*a)));
             let six =
                 self.mirror.neighs::<V6>().iter().filter(|(_, n)| ours(n)).map(|((i, a), _)| (*i, IpAddr::V6(*a)));
-            for k in four.chain(six).filter(|k| !used.contains(k)).collect::<Vec<_>>() {
+            for k in four.chain(six).filter(|k| !used.contains_key(k)).collect::<Vec<_>>() {
                 self.fresh.leaving.insert(k, self.now);
             }
         }
-        for k in used {
+        for (k, make) in used {
             self.fresh.leaving.remove(&k);
-            self.fresh.managed.entry(k).or_default();
+            self.fresh.managed.entry(k).or_default().make = make;
         }
         self.fresh.look = true;
     }
@@ -296,7 +287,7 @@ impl Core {
                 // The kernel would take `NUD_PERMANENT` away from the operator's entry.
                 n.flags_ext & NTF_EXT_MANAGED != 0 || n.state & (nud::PERMANENT | nud::NOARP) != 0
             });
-            if held || !up {
+            if held || !up || !m.make && self.neigh_of(*k).is_none() {
                 continue;
             }
             match m.asked {

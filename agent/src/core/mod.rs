@@ -419,6 +419,9 @@ impl Core {
             if self.polled.as_ref().is_some_and(|old| off(old) != off(&p)) {
                 self.mirror.ipv6_switched();
             }
+            if self.polled.as_ref().is_none_or(|old| old.use_neigh() != p.use_neigh()) {
+                self.program.ids.touch_groups();
+            }
             self.polled = Some(p);
             self.judge();
             self.program.switch.touch(hal::Global);
@@ -462,6 +465,7 @@ impl Core {
             Request::Status => self.count_begin(id),
             Request::Links => self.links_begin(id),
             Request::Neighs => self.neighs_begin(id),
+            Request::NextHops => self.nexthops_begin(id),
             Request::Routes { cursor, max } => {
                 let (page, next) = show::routes(self, cursor, max as usize);
                 self.out.push_back(Output::Reply { id, reply: Reply::Page { json: page.to_string(), next } });

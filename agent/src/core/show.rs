@@ -1,5 +1,7 @@
 //! Answers to operators, as JSON; names follow `ip -j` where the same thing has one there. Changes nothing.
 
+mod nexthop;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -13,17 +15,17 @@ use crate::compile::neigh::nud;
 use crate::compile::route::{Decided, Verdict, rtn};
 use crate::compile::{self, Facts, Why};
 use crate::input::{Output, Reply};
-use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, ObjectTo, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Scope;
 use crate::program::Tables;
 use crate::program::routes::State;
 
 /// Prefixes counted at a time.
 const CHUNK: usize = 4096;
-/// Links or neighbours put into words at a time.
+/// Links, neighbours or next-hop objects put into words at a time.
 const ROWS: usize = 512;
 
-/// A list of links or neighbours that is being put into words.
+/// A list of links, neighbours or next-hop objects that is being put into words.
 #[derive(Debug)]
 pub(super) struct List {
     pub id: u64,
@@ -39,6 +41,8 @@ enum Part {
     /// Neighbours behind that device and address.
     Neighs4(Option<(u32, Ipv4Addr)>),
     Neighs6(Option<(u32, Ipv6Addr)>),
+    /// Next-hop objects behind that id.
+    NextHops(u32),
 }
 
 /// A count of routes by what became of them, for `status`.
@@ -70,11 +74,16 @@ impl Core {
         self.lists.push_back(List { id, part: Part::Neighs4(None), text: "[".into() });
     }
 
+    pub(super) fn nexthops_begin(&mut self, id: u64) {
+        self.lists.push_back(List { id, part: Part::NextHops(0), text: "[".into() });
+    }
+
     /// Put the next rows of a list into words.
     pub(super) fn list_work(&mut self) {
         let Some(mut l) = self.lists.pop_front() else { return };
         let (rows, next) = match l.part {
             Part::Links(after) => links(self, after),
+            Part::NextHops(after) => nexthop::rows(self, after),
             Part::Neighs4(after) => {
                 let (rows, last) = neighs::<V4>(self, after);
                 (rows, Some(last.map_or(Part::Neighs6(None), |k| Part::Neighs4(Some(k)))))
@@ -146,7 +155,7 @@ fn fate<F: Tables>(core: &Core, facts: &Facts<'_>, p: Prefix<F>, d: &Decided) ->
         State::Standing(_) => {}
     }
     if let Verdict::Set(nh) = d.verdict {
-        let spec = compile::group::group(facts, facts.mirror.nhset(nh));
+        let spec = compile::group::group(facts, nh);
         if spec.all_trap() {
             return Some(spec.why.map_or_else(|| "no next hop of it is usable".into(), |w| named(core, &w)));
         }
@@ -436,20 +445,33 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
     if a.kind != rtn::UNICAST {
         o.insert("type".into(), type_name(a.kind).into());
     }
+    let each = |h: &Hop| {
+        let mut o = Map::new();
+        hop(core, v4, h, &mut o);
+        o.insert("weight".into(), h.weight.into());
+        Value::Object(o)
+    };
     match core.mirror.nhset(a.nh) {
-        NhSet::Object(id) => drop(o.insert("nhid".into(), (*id).into())),
+        NhSet::Object(id) => {
+            o.insert("nhid".into(), (*id).into());
+            // What it leads to as well, as `ip` shows it.
+            let to = |id: u32| core.mirror.object(id).map(|o| &o.to);
+            match to(*id) {
+                Some(ObjectTo::Hop(h)) => hop(core, v4, h, &mut o),
+                Some(ObjectTo::Group(m) | ObjectTo::Other(m)) => {
+                    let member = |(id, weight): &(u32, u16)| match to(*id) {
+                        Some(ObjectTo::Hop(h)) => Some(each(&Hop { weight: *weight, ..*h })),
+                        _ => None,
+                    };
+                    o.insert("nexthops".into(), m.iter().filter_map(member).collect::<Vec<_>>().into());
+                }
+                _ => {}
+            }
+        }
         NhSet::Inline(hops) => match &hops[..] {
             [] => {}
             [h] => hop(core, v4, h, &mut o),
-            hops => {
-                let each = |h: &Hop| {
-                    let mut o = Map::new();
-                    hop(core, v4, h, &mut o);
-                    o.insert("weight".into(), h.weight.into());
-                    Value::Object(o)
-                };
-                o.insert("nexthops".into(), hops.iter().map(each).collect::<Vec<_>>().into());
-            }
+            hops => drop(o.insert("nexthops".into(), hops.iter().map(each).collect::<Vec<_>>().into())),
         },
     }
     match table {
@@ -458,10 +480,8 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
         _ => {}
     }
     o.insert("protocol".into(), protocol_name(a.proto).into());
-    match a.scope {
-        253 => drop(o.insert("scope".into(), "link".into())),
-        254 => drop(o.insert("scope".into(), "host".into())),
-        _ => {}
+    if let Some(scope) = scope_word(a.scope) {
+        o.insert("scope".into(), scope.into());
     }
     if a.metric != 0 {
         o.insert("metric".into(), a.metric.into());
@@ -490,6 +510,15 @@ fn hop(core: &Core, v4: bool, h: &Hop, o: &mut Map<String, Value>) {
     let flags: Vec<&str> =
         [(h.onlink, "onlink"), (h.dead, "dead")].iter().filter_map(|(on, n)| on.then_some(*n)).collect();
     o.insert("flags".into(), flags.into());
+}
+
+/// `RT_SCOPE_LINK` and `RT_SCOPE_HOST`, as `ip` names them; it says nothing of the widest.
+fn scope_word(scope: u8) -> Option<&'static str> {
+    match scope {
+        253 => Some("link"),
+        254 => Some("host"),
+        _ => None,
+    }
 }
 
 /// `rtm_type`, as `ip` names it.

@@ -16,6 +16,7 @@ use crate::netlink::build::Builder;
 use crate::record::{JournalError, Recorder, replay};
 
 mod audit;
+mod objects;
 
 const NETNS: u64 = 4026;
 /// Ifindex of the first port; the others follow.
@@ -41,6 +42,8 @@ struct Kernel {
     routes: BTreeMap<Route, To>,
     neighs: BTreeMap<(u32, Ipv4Addr), Option<Mac>>,
     up: BTreeSet<u32>,
+    /// Messages of other kinds of objects.
+    objects: Vec<Vec<u8>>,
 }
 
 fn link(i: u32, up: bool) -> Vec<u8> {
@@ -145,8 +148,12 @@ impl Kernel {
                     .concat()
             }
             DumpKind::List6 => Vec::new(),
-            DumpKind::Route4 => self.routes.iter().flat_map(|(k, to)| route(24, 2, k, to)).collect(),
-            DumpKind::NextHop | DumpKind::Route6 => Vec::new(),
+            DumpKind::Route4 => {
+                let own = self.objects.iter().filter(|m| m[4] == 24).flatten().copied();
+                self.routes.iter().flat_map(|(k, to)| route(24, 2, k, to)).chain(own).collect()
+            }
+            DumpKind::NextHop => self.objects.iter().filter(|m| m[4] == 104).flatten().copied().collect(),
+            DumpKind::Route6 => Vec::new(),
         }
     }
 

@@ -84,6 +84,7 @@ pub fn router(asker: Asker) -> Router {
         .route("/v1/status", simple(Request::Status))
         .route("/v1/links", simple(Request::Links))
         .route("/v1/neighs", simple(Request::Neighs))
+        .route("/v1/nexthops", simple(Request::NextHops))
         .route("/v1/counters", simple(Request::Counters))
         .route("/v1/resources", simple(Request::Resources))
         .route("/v1/check", simple(Request::Check))
@@ -97,7 +98,7 @@ pub fn router(asker: Asker) -> Router {
             error(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "no such resource: {}; there are /v1/status, links, neighs, routes, counters, resources, tables/NAME, check and settle",
+                    "no such resource: {}; there are /v1/status, links, neighs, nexthops, routes, counters, resources, tables/NAME, check and settle",
                     uri.path()
                 ),
             )

@@ -7,11 +7,11 @@ use hal::Family;
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 
+use super::objects::Objects;
 use super::sets::{Fate, Sets, apply};
-use super::types::{Hop, Link, Netconf, NhRef, NhSet};
+use super::types::{Hop, Link, Netconf, NhRef, NhSet, Object, ObjectTo};
 use crate::arena::Fixed;
 use crate::input::DumpKind;
-use crate::netlink::object::NextHopMsg;
 use crate::netlink::route::{Rest, RouteMsg};
 use crate::netlink::{AF_INET, AF_INET6};
 
@@ -118,8 +118,7 @@ pub struct Ctx {
     last_fate: u64,
     /// Devices that have addresses of a family, and how many.
     pub(super) addressed: BTreeMap<(u32, u8), u32>,
-    pub(super) objects: BTreeMap<u32, NextHopMsg>,
-    objects_gone: BTreeMap<u32, u64>,
+    pub(super) objects: Objects,
     sources_gone: BTreeMap<Ipv4Addr, u64>,
     /// Stamp of the last purge of any kind.
     pub(super) last_purge: u64,
@@ -146,9 +145,13 @@ impl Ctx {
             Some(IpAddr::V4(a)) if !h.onlink => Some(a),
             _ => None,
         };
-        let sets = || self.sets.iter().filter_map(|(_, s, _)| if let NhSet::Inline(h) = s { Some(h) } else { None });
+        fn inline(s: &NhSet) -> &[Hop] {
+            if let NhSet::Inline(h) = s { h } else { &[] }
+        }
         let below = |a: &Ipv4Addr| a.to_bits() & mask(len) == bits;
-        let used: BTreeSet<Ipv4Addr> = sets().flat_map(|h| h.iter().filter_map(of)).collect();
+        let objects = self.objects.iter().filter_map(|o| if let ObjectTo::Hop(h) = &o.to { of(h) } else { None });
+        let used: BTreeSet<Ipv4Addr> =
+            self.sets.iter().flat_map(|(_, s, _)| inline(s)).filter_map(of).chain(objects).collect();
         self.narrow_changed |= used.iter().any(below);
         if !now {
             self.faded.retain(|a| used.contains(a));
@@ -192,31 +195,28 @@ impl Ctx {
         any
     }
 
-    /// A next-hop object is gone; groups lose it, and an empty group is gone as well (kernel-facts 5). Returns whether
-    /// routes are to be swept.
-    pub(super) fn object_gone(&mut self, id: u32, seq: u64) -> bool {
-        let mut died = false;
-        let mut todo = vec![id];
-        while let Some(id) = todo.pop() {
-            self.objects.remove(&id);
-            self.objects_gone.insert(id, seq);
-            self.last_purge = self.last_purge.max(seq);
-            died |= self.sets.object_gone(id);
-            for (g, o) in &mut self.objects {
-                if o.group.contains(&id) {
-                    o.group.retain(|m| *m != id);
-                    if o.group.is_empty() {
-                        todo.push(*g);
-                    }
-                }
-            }
+    /// A next-hop object is new or another: what leads to it, by itself or by a group, does so elsewhere now.
+    pub(super) fn object_new(&mut self, o: Object) {
+        let id = o.id;
+        if self.objects.put(o) {
+            self.sets.touch_object(id);
+            self.objects.groups(id).for_each(|g| self.sets.touch_object(g));
         }
-        died
     }
 
-    /// Next-hop objects on a device that is not used any more (kernel-facts 2).
-    pub(super) fn objects_on(&self, ifindex: u32) -> Vec<u32> {
-        self.objects.values().filter(|o| o.ifindex == ifindex && !o.blackhole).map(|o| o.id).collect()
+    /// A next-hop object is gone, and with it what goes without a word (kernel-facts 5). Returns whether routes are to be swept.
+    pub(super) fn object_gone(&mut self, id: u32, seq: u64) -> bool {
+        self.last_purge = self.last_purge.max(seq);
+        let (gone, left) = self.objects.remove(id, seq);
+        left.into_iter().for_each(|g| self.sets.touch_object(g));
+        gone.into_iter().fold(false, |died, id| self.sets.object_gone(id) | died)
+    }
+
+    /// A neighbour became one that the kernel sends to, or ceased to be: it may choose other members of what is chosen from by
+    /// that (kernel-facts 30).
+    pub(super) fn neigh_turned(&mut self, ifindex: u32, a: IpAddr) {
+        self.objects.choosing((ifindex, a)).into_iter().for_each(|g| self.sets.touch_object(g));
+        self.sets.touch_gateway(ifindex, a);
     }
 
     pub(super) fn up(&self, ifindex: u32) -> bool {
@@ -251,7 +251,7 @@ impl Ctx {
     pub(super) fn resolve<F: Family>(&mut self, m: &RouteMsg<F>, seq: u64) -> Born {
         let v4 = F::AF == AF_INET;
         if m.object != 0 {
-            let stillborn = self.objects_gone.get(&m.object).is_some_and(|s| seq < *s);
+            let stillborn = self.objects.gone_since(m.object, seq);
             return Born { nh: self.sets.intern(F::AF, false, NhSet::Object(m.object)), stillborn };
         }
         let host = v4 && m.scope == HOST;

@@ -6,7 +6,9 @@ use std::fmt::Debug;
 use hal::{Prefix, V4, V6};
 
 use super::ctx::IFF_UP;
-use super::{AddrKey, Alias, IFF_LOWER_UP, IFF_RUNNING, Link, Mirror, MirrorFamily, Neigh, NhSet, RouteFlags};
+use super::{
+    AddrKey, Alias, IFF_LOWER_UP, IFF_RUNNING, Link, Mirror, MirrorFamily, Neigh, NhSet, ObjectTo, RouteFlags,
+};
 use crate::netlink::{AF_INET, AF_INET6};
 
 /// States in which a neighbour is used (kernel-facts 16): all but NONE, INCOMPLETE and FAILED.
@@ -44,8 +46,8 @@ impl Mirror {
         neighs::<V4>(self, other, &mut out);
         neighs::<V6>(self, other, &mut out);
         sets("rule", &self.rules, &other.rules, &mut out);
-        let objects = |m: &Mirror| m.ctx.objects.values().map(|o| (o.id, (o.group.clone(), o.blackhole))).collect();
-        maps::<u32, (_, bool)>("next-hop object", &objects(self), &objects(other), &mut out);
+        let objects = |m: &Mirror| m.ctx.objects.iter().map(|o| (o.id, o.to.clone())).collect();
+        maps::<u32, ObjectTo>("next-hop object", &objects(self), &objects(other), &mut out);
         routes::<V4>(self, other, max, &mut out);
         routes::<V6>(self, other, max, &mut out);
         out.truncate(max);

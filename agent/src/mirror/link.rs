@@ -7,7 +7,6 @@ use super::sets::Fate;
 use super::types::Link;
 use super::{IFF_LOOPBACK, IFF_LOWER_UP, IFF_NOARP, IFF_RUNNING, Mirror};
 use crate::input::DumpKind;
-use crate::netlink::object::NextHopMsg;
 use crate::netlink::{AF_INET, AF_INET6};
 
 impl Mirror {
@@ -57,7 +56,7 @@ impl Mirror {
             self.fate(AF_INET, i, Fate::Down, seq);
             self.fate(AF_INET6, i, Fate::Forced, seq);
             self.proxies.retain(|(d, _)| *d != i);
-            for id in self.ctx.objects_on(i) {
+            for id in self.ctx.objects.on(i) {
                 self.object_gone(seq, id);
                 self.ctx.confirm.insert(DumpKind::NextHop);
             }
@@ -80,7 +79,7 @@ impl Mirror {
             }
         }
         let flapped = carrier(&old) && !carrier(&l) || old.carrier_down != l.carrier_down;
-        if up(&l) && flapped && !self.ctx.objects_on(i).is_empty() {
+        if up(&l) && flapped && !self.ctx.objects.on(i).is_empty() {
             // Kernel-facts 2 and 10: objects go if the kernel has noticed, and a flap that it has not stays unseen.
             self.dirt.wanted.insert(DumpKind::NextHop);
             self.ask_routes();
@@ -100,7 +99,7 @@ impl Mirror {
 
     /// Routes of next-hop objects may have gone unseen: only a dump tells.
     pub(super) fn ask_routes(&mut self) {
-        if self.ctx.objects.keys().any(|id| self.ctx.sets.object_used(*id)) {
+        if self.ctx.objects.iter().any(|o| self.ctx.sets.object_used(o.id)) {
             self.dirt.wanted.extend([DumpKind::Route4, DumpKind::Route6]);
             self.ctx.stats.undecided += 1;
         }
@@ -112,7 +111,7 @@ impl Mirror {
             return;
         }
         self.dirt.links.insert(i);
-        for id in self.ctx.objects_on(i) {
+        for id in self.ctx.objects.on(i) {
             self.object_gone(seq, id);
         }
         for k in self.addrs.keys().copied().filter(|k| k.ifindex == i).collect::<Vec<_>>() {
@@ -130,10 +129,6 @@ impl Mirror {
         for f in Ctx::FAMILIES {
             self.netconf_gone(f, i as i32);
         }
-    }
-
-    pub(super) fn object_new(&mut self, n: NextHopMsg) {
-        self.ctx.objects.insert(n.id, n);
     }
 
     pub(super) fn object_gone(&mut self, seq: u64, id: u32) {

@@ -11,7 +11,7 @@ use super::routes::Warm;
 use super::types::{AddrKey, Rule};
 use super::{Mirror, MirrorFamily, NTF_PROXY};
 use crate::input::DumpKind;
-use crate::netlink::{AF_INET, AF_INET6, Malformed, Message, messages, nlm, object, route, rtm};
+use crate::netlink::{AF_INET, AF_INET6, Malformed, Message, messages, nexthop, nlm, object, route, rtm};
 
 /// An object of a kind that is dumped whole.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -147,7 +147,7 @@ impl Mirror {
             }
             DumpKind::NextHop => {
                 let seen = &self.seen.objects;
-                for id in self.ctx.objects.keys().copied().filter(|k| !seen.contains(k)).collect::<Vec<_>>() {
+                for id in self.ctx.objects.iter().map(|o| o.id).filter(|k| !seen.contains(k)).collect::<Vec<_>>() {
                     self.object_gone(0, id);
                 }
             }
@@ -277,13 +277,13 @@ impl Mirror {
                 }
             },
             rtm::NEWNEXTHOP | rtm::DELNEXTHOP => {
-                let n = object::nexthop(m.body)?;
+                let n = nexthop::nexthop(m.body)?;
                 if !self.heed(Key::NextHop(n.id), dump) {
                     return Ok(());
                 }
                 if m.kind == rtm::NEWNEXTHOP {
                     self.seen.objects.insert(n.id);
-                    self.object_new(n);
+                    self.ctx.object_new(n);
                 } else {
                     self.object_gone(seq, n.id);
                 }

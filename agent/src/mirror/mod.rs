@@ -28,6 +28,7 @@ mod list;
 mod message;
 mod neigh;
 mod netconf;
+mod objects;
 mod routes;
 mod rule;
 mod sets;
@@ -281,6 +282,29 @@ impl Mirror {
     /// What a route leads to. Members that are [dead](Hop::dead) are not used by the kernel.
     pub fn nhset(&self, nh: NhRef) -> &NhSet {
         self.ctx.sets.get(nh)
+    }
+    /// A next-hop object.
+    pub fn object(&self, id: u32) -> Option<&Object> {
+        self.ctx.objects.get(id)
+    }
+    /// Next-hop objects behind that id, in order.
+    pub fn objects_after(&self, id: u32) -> impl Iterator<Item = &Object> {
+        self.ctx.objects.after(id)
+    }
+    /// The next-hop sets of routes that lead to that object by itself, IPv4's and IPv6's.
+    pub fn nhsets_of(&self, object: u32) -> impl Iterator<Item = NhRef> + '_ {
+        self.ctx.sets.of_object(object)
+    }
+    /// The groups that a next-hop object is in.
+    pub fn groups_of(&self, object: u32) -> impl Iterator<Item = u32> + '_ {
+        self.ctx.objects.groups(object)
+    }
+    /// A neighbour, of whatever family.
+    pub fn neighbour(&self, ifindex: u32, a: IpAddr) -> Option<&Neigh> {
+        match a {
+            IpAddr::V4(a) => self.n4.get(&(ifindex, a)),
+            IpAddr::V6(a) => self.n6.get(&(ifindex, a)),
+        }
     }
     /// Whether an IPv4 gateway is, or may have been when a route with it was made, reached by a route of host scope: then the
     /// kernel sends to the destination instead of the gateway.

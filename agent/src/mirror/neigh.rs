@@ -5,7 +5,28 @@ use std::net::IpAddr;
 use super::types::Neigh;
 use super::{IFF_LOOPBACK, IFF_NOARP, Mirror, NTF_EXT_MANAGED, NUD_INCOMPLETE, NUD_NOARP, NUD_PERMANENT};
 
+/// `NUD_VALID` (`net/neighbour.h`): PERMANENT, NOARP, REACHABLE, PROBE, STALE, DELAY.
+const VALID: u16 = 0xde;
+
+/// Whether the kernel, where it chooses a member of a multipath by neighbours, takes one with that neighbour: one that it knows
+/// nothing of counts (kernel-facts 30).
+fn good(n: Option<&Neigh>) -> bool {
+    n.is_none_or(|n| n.state & VALID != 0)
+}
+
 impl Mirror {
+    /// Forget unresolved neighbours that `live` knows nothing of: the kernel does not announce that it begins to ask for one, nor
+    /// that one was made failed by hand. Where it chooses by neighbours, one unknown is trapped, and it decides.
+    pub fn overlook(&mut self, live: &Mirror) {
+        self.n4.retain(|k, n| n.state & VALID != 0 || live.n4.contains_key(k));
+        self.n6.retain(|k, n| n.state & VALID != 0 || live.n6.contains_key(k));
+    }
+
+    /// As `good`, of the neighbour of that address.
+    pub fn good(&self, ifindex: u32, a: IpAddr) -> bool {
+        good(self.neighbour(ifindex, a))
+    }
+
     /// Entries that the kernel makes up for itself and never announces (kernel-facts 16).
     pub(super) fn made_up(&self, ifindex: u32, a: IpAddr, n: &Neigh) -> bool {
         n.state == NUD_NOARP
@@ -26,6 +47,9 @@ impl Mirror {
         if let Some(o) = old.filter(|o| o.state & NUD_PERMANENT != 0 && o.mac.is_some() && asked(&n)) {
             self.dirt.usurped.push((i, a, o.clone()));
         }
+        if good(old) != good(Some(&n)) {
+            self.ctx.neigh_turned(i, a);
+        }
         match a {
             IpAddr::V4(a) => {
                 if self.n4.insert((i, a), n.clone()).as_ref() != Some(&n) {
@@ -42,6 +66,9 @@ impl Mirror {
 
     pub(super) fn neigh_gone(&mut self, i: u32, a: IpAddr) {
         self.seen.neighs.remove(&(i, a));
+        if !self.good(i, a) {
+            self.ctx.neigh_turned(i, a);
+        }
         match a {
             IpAddr::V4(a) => {
                 if self.n4.remove(&(i, a)).is_some() {

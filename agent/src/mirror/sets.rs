@@ -71,6 +71,9 @@ pub(super) struct Sets {
     index: Index,
     by_dev: BTreeMap<u32, BTreeSet<u32>>,
     by_object: BTreeMap<u32, BTreeSet<u32>>,
+    /// IPv4's of several members, by the gateways of these: `fib_multipath_use_neigh` chooses by them. A gateway never leaves
+    /// such a set.
+    by_gateway: BTreeMap<(u32, IpAddr), BTreeSet<u32>>,
     /// Changed, or without users, since last drained.
     pub dirty: BTreeSet<NhRef>,
 }
@@ -96,6 +99,9 @@ impl Sets {
             NhSet::Inline(hops) => {
                 for hop in hops {
                     self.by_dev.entry(hop.ifindex).or_default().insert(i);
+                }
+                for gw in choice(family, hops) {
+                    self.by_gateway.entry(gw).or_default().insert(i);
                 }
             }
             NhSet::Object(id) => {
@@ -169,6 +175,9 @@ impl Sets {
             e.dead = true;
             match std::mem::replace(&mut e.set, NhSet::clone(&NONE)) {
                 NhSet::Inline(hops) => {
+                    for gw in choice(e.family, &hops) {
+                        unlink(&mut self.by_gateway, gw, i);
+                    }
                     for hop in hops {
                         unlink(&mut self.by_dev, hop.ifindex, i);
                     }
@@ -244,6 +253,21 @@ impl Sets {
         died
     }
 
+    /// What the object leads to has changed.
+    pub fn touch_object(&mut self, id: u32) {
+        self.dirty.extend(self.by_object.get(&id).into_iter().flatten().map(|i| NhRef(*i)));
+    }
+
+    /// A neighbour that members lead to has changed.
+    pub fn touch_gateway(&mut self, ifindex: u32, a: IpAddr) {
+        self.dirty.extend(self.by_gateway.get(&(ifindex, a)).into_iter().flatten().map(|i| NhRef(*i)));
+    }
+
+    /// The sets that are that object, one for each family.
+    pub fn of_object(&self, id: u32) -> impl Iterator<Item = NhRef> + '_ {
+        self.by_object.get(&id).into_iter().flatten().map(|i| NhRef(*i))
+    }
+
     /// Whether routes of that object are held.
     pub fn object_used(&self, id: u32) -> bool {
         self.by_object.get(&id).is_some_and(|s| s.iter().any(|i| self.entries.at(*i).users > 0))
@@ -277,7 +301,13 @@ pub(super) fn apply(family: u8, host: bool, hops: &mut SmallVec<[Hop; 1]>, ifind
     hops.iter().all(|h| h.dead)
 }
 
-fn unlink(map: &mut BTreeMap<u32, BTreeSet<u32>>, key: u32, i: u32) {
+/// The neighbours that IPv4 may choose a member by.
+fn choice(family: u8, hops: &[Hop]) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
+    let several = family == AF_INET && hops.len() > 1;
+    hops.iter().filter(move |_| several).filter_map(|h| Some((h.ifindex, h.via?)))
+}
+
+fn unlink<K: Ord>(map: &mut BTreeMap<K, BTreeSet<u32>>, key: K, i: u32) {
     if let Some(s) = map.get_mut(&key) {
         s.remove(&i);
         if s.is_empty() {

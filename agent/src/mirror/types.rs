@@ -137,6 +137,55 @@ pub struct Hop {
     pub dead: bool,
 }
 
+/// A next-hop object (`RTM_NEWNEXTHOP`).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Object {
+    /// `NHA_ID`
+    pub id: u32,
+    /// `nh_family`: that of its gateway; of a group, unspecified.
+    pub family: u8,
+    /// `RT_SCOPE_*`
+    pub scope: u8,
+    /// `RTPROT_*`
+    pub proto: u8,
+    /// The device that it goes with (kernel-facts 2); 0 for none.
+    pub dev: u32,
+    /// What it leads to.
+    pub to: ObjectTo,
+}
+
+/// What a next-hop object leads to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ObjectTo {
+    /// One next hop.
+    Hop(Hop),
+    /// Nowhere.
+    Blackhole,
+    /// A group whose members, by id and with weights, are chosen by a hash (`NEXTHOP_GRP_TYPE_MPATH`).
+    Group(SmallVec<[(u32, u16); 4]>),
+    /// A group of another type: resilient.
+    Other(SmallVec<[(u32, u16); 4]>),
+    /// Something that is not known here.
+    Unknown,
+}
+
+impl Object {
+    /// Members of a group; none of what is no group.
+    pub fn members(&self) -> &[(u32, u16)] {
+        match &self.to {
+            ObjectTo::Group(m) | ObjectTo::Other(m) => m,
+            _ => &[],
+        }
+    }
+    /// The neighbour that it leads to.
+    pub fn gateway(&self) -> Option<(u32, IpAddr)> {
+        match &self.to {
+            ObjectTo::Hop(h) => Some((h.ifindex, h.via?)),
+            _ => None,
+        }
+    }
+}
+
 /// What a route leads to.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum NhSet {

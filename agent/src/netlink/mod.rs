@@ -6,6 +6,7 @@
 
 pub mod attr;
 pub mod build;
+pub mod nexthop;
 pub mod object;
 pub mod route;
 

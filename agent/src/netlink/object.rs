@@ -1,9 +1,8 @@
-//! The rare kinds: links, addresses, neighbours, rules, netconf, next-hop objects.
+//! The rare kinds: links, addresses, neighbours, rules, netconf.
 
 use std::net::IpAddr;
 
 use hal::{Addr, Family, Mac, V4, V6};
-use smallvec::SmallVec;
 
 use super::attr::{Attrs, Malformed, u16_at, u32_at};
 use super::{AF_INET, AF_INET6};
@@ -13,7 +12,7 @@ fn mac(b: &[u8]) -> Option<Mac> {
     Some(Mac(b.try_into().ok()?))
 }
 
-fn ip(family: u8, b: &[u8]) -> Result<IpAddr, Malformed> {
+pub(super) fn ip(family: u8, b: &[u8]) -> Result<IpAddr, Malformed> {
     let a = match family {
         AF_INET => <V4 as Family>::Addr::from_wire(b).map(Addr::ip),
         _ => <V6 as Family>::Addr::from_wire(b).map(Addr::ip),
@@ -190,45 +189,6 @@ pub fn netconf(body: &[u8]) -> Result<Option<NetconfMsg>, Malformed> {
     }
     n.ifindex = index.ok_or(Malformed("netconf without an index"))?;
     Ok(Some(n))
-}
-
-/// A next-hop object.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct NextHopMsg {
-    /// `NHA_ID`
-    pub id: u32,
-    /// `NHA_OIF`, 0 for none.
-    pub ifindex: u32,
-    /// `NHA_BLACKHOLE`
-    pub blackhole: bool,
-    /// Ids in `NHA_GROUP`.
-    pub group: SmallVec<[u32; 4]>,
-}
-
-/// `RTM_*NEXTHOP` (`struct nhmsg`, `linux/nexthop.h`).
-///
-/// # Errors
-/// The message is not what it says.
-pub fn nexthop(body: &[u8]) -> Result<NextHopMsg, Malformed> {
-    let (_, attrs) = Attrs::after(body, 8)?;
-    let mut n = NextHopMsg { id: 0, ifindex: 0, blackhole: false, group: SmallVec::new() };
-    for a in attrs {
-        let a = a?;
-        match a.kind {
-            1 => n.id = a.u32()?,
-            // struct nexthop_grp: an id, a weight less one, reserved; eight bytes.
-            2 => {
-                if a.data.len() % 8 != 0 {
-                    return Err(Malformed("NHA_GROUP"));
-                }
-                n.group = a.data.chunks_exact(8).filter_map(|m| u32_at(m, 0)).collect();
-            }
-            4 => n.blackhole = true,
-            5 => n.ifindex = a.u32()?,
-            _ => {}
-        }
-    }
-    if n.id == 0 { Err(Malformed("next-hop object without an id")) } else { Ok(n) }
 }
 
 /// Flags of a rule that the kernel sets and clears without a word: `FIB_RULE_UNRESOLVED`, `_IIF_DETACHED`, `_OIF_DETACHED`

@@ -82,9 +82,9 @@ pub const TABLE: &[Row] = &[
     },
     Row {
         path: "ipv4/fib_multipath_use_neigh",
-        compiled: Compiled::Values(&["0"]),
-        reach: Reach::V4,
-        why: "members of a multipath route are skipped by the state of their neighbour",
+        compiled: Compiled::Any,
+        reach: Reach::Nothing,
+        why: "whether members of a multipath route are skipped by the state of their neighbour",
     },
     Row {
         path: "ipv4/ip_forward_use_pmtu",
@@ -260,9 +260,9 @@ mod tests {
     #[test]
     fn global_values_close_their_family() {
         assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "1")]), []);
+        assert_eq!(scopes(&[("ipv4/fib_multipath_use_neigh", "1")]), []);
         assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "2")]), [Scope::V4]);
         assert_eq!(scopes(&[("ipv6/fib_multipath_hash_policy", "3")]), [Scope::V6]);
-        assert_eq!(scopes(&[("ipv4/fib_multipath_use_neigh", "1")]), [Scope::V4]);
         assert_eq!(scopes(&[("ipv4/ip_forward_use_pmtu", "garbage")]), [Scope::V4]);
         assert_eq!(scopes(&[("ipv6/route/skip_notify_on_dev_down", "1")]), [Scope::V6]);
     }

@@ -10,8 +10,9 @@ use hal::{
 };
 use smallvec::SmallVec;
 
+use super::ids::Ids;
 use super::small::{PATIENT, Small};
-use super::{Program, closed, neigh};
+use super::{Program, closed, neigh, placed};
 use crate::compile::{self, Facts};
 
 /// Whether the chip was given what it should hold. What it refused is no difference, as long as what stands in its place
@@ -84,7 +85,7 @@ impl Program {
                 let want = self.reaches(f, k.rif).then(|| neigh::<V6>(f, k)).flatten();
                 given::<table::Neigh6>(&self.neigh6, k, want.as_ref(), |_| false)
             }
-            AnyKey::NextHop(k) => self.nexthop_fits(k),
+            AnyKey::NextHop(k) => self.nexthop_fits(f, k),
             AnyKey::Group(k) => self.group_fits(f, k),
         }
     }
@@ -94,9 +95,16 @@ impl Program {
     }
 
     /// A next hop is what its name stands for, and is there only while a group has it.
-    fn nexthop_fits(&self, k: NextHopId) -> Result<(), String> {
+    fn nexthop_fits(&self, f: &Facts<'_>, k: NextHopId) -> Result<(), String> {
         let trap = |e: &NextHopEntry| matches!(e, NextHopEntry::Trap(_));
-        given::<table::NextHop>(&self.nexthop, k, self.ids.nexthop_entry(k), trap)
+        let want = self.ids.nexthop_entry(k).map(|e| match Ids::object_of(k) {
+            None => e.clone(),
+            Some(id) => {
+                let to = compile::group::object(f, id).unwrap_or(NextHopEntry::Trap(TrapClass::Punt));
+                placed(to, &self.rif)
+            }
+        });
+        given::<table::NextHop>(&self.nexthop, k, want.as_ref(), trap)
     }
 
     /// A group holds what its set compiles to, by content: names are free.
@@ -110,19 +118,11 @@ impl Program {
         let Some(nh) = self.ids.set_of(k) else {
             return Err(format!("{}: routes use it, and the kernel has nothing that it stands for", AnyKey::from(k)));
         };
-        let spec = compile::group::group(f, f.mirror.nhset(nh));
-        let want: SmallVec<[(NextHopEntry, u16); 2]> = spec
-            .members
-            .into_iter()
-            .map(|(e, weight)| match e {
-                NextHopEntry::Ip(r, _) | NextHopEntry::Connected(r) if self.rif.unplaced(r) => {
-                    (NextHopEntry::Trap(TrapClass::NoRoom), weight)
-                }
-                e => (e, weight),
-            })
-            .collect();
+        let spec = compile::group::group(f, nh);
+        let want: SmallVec<[(NextHopEntry, u32); 2]> =
+            spec.members.into_iter().map(|m| (placed(m.to, &self.rif), m.weight)).collect();
         let is = acked.map(|e| {
-            let content = |m: &hal::Member| Some((self.nexthop.acked(m.nexthop)?.clone(), m.weight));
+            let content = |m: &hal::Member| Some((self.nexthop.acked(m.nexthop)?.clone(), u32::from(m.weight)));
             e.members.iter().map(content).collect::<Vec<_>>()
         });
         let same = is.as_ref().is_some_and(|is| {

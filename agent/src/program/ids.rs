@@ -1,5 +1,5 @@
 //! Names of next hops and groups in the chip: chosen from content, shared, counted, and taken over from the chip after a
-//! restart, so that the same content keeps its name.
+//! restart, so that the same content keeps its name. A next hop that is an object of the kernel's has its number for a name.
 //!
 //! An entry is given up only when nothing that the chip acknowledged, or that is under way, refers to it: make before break.
 
@@ -10,6 +10,9 @@ use hashbrown::HashMap;
 
 use crate::arena::Fixed;
 use crate::mirror::NhRef;
+
+/// Set in the names of next hops that are objects of the kernel's.
+const OBJECT: u32 = 1 << 31;
 
 /// A group.
 #[derive(Debug, Default)]
@@ -155,14 +158,30 @@ impl Ids {
         self.touched_groups.extend(self.groups.keys().map(|g| GroupId(*g)));
     }
 
-    /// The name of the next hop of that content.
-    pub fn nexthop(&mut self, e: &NextHopEntry) -> NextHopId {
+    /// The kernel's next-hop object that a next hop is named by.
+    pub fn object_of(n: NextHopId) -> Option<u32> {
+        (n.0 & OBJECT != 0).then_some(n.0 & !OBJECT)
+    }
+
+    /// The name of the next hop of that content, which is that of the kernel's object if it is one.
+    pub fn nexthop(&mut self, object: Option<u32>, e: &NextHopEntry) -> NextHopId {
+        // An object beyond half of what numbers there are goes by its content.
+        if let Some(id) = object.filter(|id| id & OBJECT == 0) {
+            let n = NextHopId(OBJECT | id);
+            let s = self.nexthops.entry(n).or_insert_with(|| NextHop { entry: e.clone(), refs: 0 });
+            if s.entry != *e {
+                s.entry = e.clone();
+                self.nexthop_changes += 1;
+                self.touched_nexthops.insert(n);
+            }
+            return n;
+        }
         if let Some(n) = self.by_entry.get(e) {
             return *n;
         }
         let n = loop {
             let n = NextHopId(self.next_nexthop);
-            self.next_nexthop = self.next_nexthop.wrapping_add(1);
+            self.next_nexthop = (self.next_nexthop + 1) & !OBJECT;
             if !self.nexthops.contains_key(&n) {
                 break n;
             }
@@ -227,7 +246,9 @@ impl Ids {
     /// Take over a next hop that the chip holds.
     pub fn load_nexthop(&mut self, n: NextHopId, e: &NextHopEntry) {
         self.nexthops.insert(n, NextHop { entry: e.clone(), refs: 0 });
-        self.by_entry.entry(e.clone()).or_insert(n);
+        if Self::object_of(n).is_none() {
+            self.by_entry.entry(e.clone()).or_insert(n);
+        }
         self.touched_nexthops.insert(n);
     }
     /// Take over a group that the chip holds, after its next hops.

@@ -19,7 +19,7 @@ use hal::{
     Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, table,
 };
 
-use crate::compile::group::GroupSpec;
+use crate::compile::group::{GroupSpec, MemberSpec};
 use crate::compile::route::Verdict;
 use crate::compile::{self, Facts};
 use crate::mirror::MirrorFamily;
@@ -132,18 +132,22 @@ fn closed(e: &RifEntry) -> Option<RifEntry> {
     Some(RifEntry { ingress4: false, ingress6: false, egress: false, ..e.clone() })
 }
 
-/// The group with its next hops named. A member on an interface that found no room is a trap.
+/// The group with its next hops named.
 fn named(spec: &GroupSpec, ids: &mut Ids, rif: &Small<table::Rif>) -> GroupEntry {
-    let mut member = |(e, weight): &(NextHopEntry, u16)| {
-        let nexthop = match e {
-            NextHopEntry::Ip(r, _) | NextHopEntry::Connected(r) if rif.unplaced(*r) => {
-                ids.nexthop(&NextHopEntry::Trap(TrapClass::NoRoom))
-            }
-            e => ids.nexthop(e),
-        };
-        Member { nexthop, weight: *weight }
+    let mut member = |m: &MemberSpec| Member {
+        nexthop: ids.nexthop(m.object, &placed(m.to.clone(), rif)),
+        // The sum is within the chip's limit.
+        weight: u16::try_from(m.weight).unwrap_or(u16::MAX),
     };
     GroupEntry { members: spec.members.iter().map(&mut member).collect() }
+}
+
+/// A next hop, or a trap if it is on an interface that found no room.
+fn placed(e: NextHopEntry, rif: &Small<table::Rif>) -> NextHopEntry {
+    match e {
+        NextHopEntry::Ip(r, _) | NextHopEntry::Connected(r) if rif.unplaced(r) => NextHopEntry::Trap(TrapClass::NoRoom),
+        e => e,
+    }
 }
 
 /// The verdict of a prefix in the chip's terms, as it should be if there is room for it.
@@ -161,7 +165,7 @@ fn verdict<F: MirrorFamily>(
         Verdict::Connected(r) if rif.unplaced(r) => Fwd::Trap(TrapClass::NoRoom),
         Verdict::Connected(r) => Fwd::Connected(r),
         Verdict::Set(nh) => {
-            let g = ids.group(nh, |ids| named(&compile::group::group(f, f.mirror.nhset(nh)), ids, rif));
+            let g = ids.group(nh, |ids| named(&compile::group::group(f, nh), ids, rif));
             if group.unplaced(g) { Fwd::Trap(TrapClass::NoRoom) } else { Fwd::Group(g) }
         }
     })
@@ -387,7 +391,7 @@ impl Program {
                     return None;
                 }
                 let Some(nh) = ids.set_of(g) else { return acked.cloned() };
-                let e = named(&compile::group::group(f, f.mirror.nhset(nh)), ids, rif);
+                let e = named(&compile::group::group(f, nh), ids, rif);
                 if e.members.iter().any(|m| nexthop.unplaced(m.nexthop)) {
                     starved.insert(g);
                     return Some(GroupEntry::default());

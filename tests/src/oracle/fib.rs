@@ -17,6 +17,8 @@ pub struct Neighbour {
     addr: IpAddr,
     /// Its MAC, while it is usable.
     pub mac: Option<Mac>,
+    /// It has failed by the scenario's word (`extern_learn`), and not by a packet's.
+    stated: bool,
 }
 
 /// A member of a multipath route.
@@ -121,7 +123,8 @@ impl Snapshot {
             let Some(addr) = n["dst"].as_str().and_then(|a| a.parse().ok()) else { continue };
             let failed = n["state"].as_array().is_some_and(|s| s.iter().any(|s| s == "FAILED" || s == "INCOMPLETE"));
             let mac = n["lladdr"].as_str().and_then(|m| m.parse().ok()).filter(|_| !failed);
-            s.neighbours.push(Neighbour { port: port(&n), addr, mac });
+            let stated = failed && n.get("extern_learn").is_some();
+            s.neighbours.push(Neighbour { port: port(&n), addr, mac, stated });
         }
         for l in list("ip -j link show")? {
             let p = l["ifname"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok());
@@ -226,9 +229,10 @@ impl Snapshot {
                 Member { port: h.port, mac, own, void: h.port == 0 || mac.is_none() || h.linkdown }
             })
             .collect();
-        // With fib_multipath_use_neigh the kernel passes over members that have failed, while there are others.
-        let bad = |(m, h): &(&Member, &Hop)| m.mac.is_none() && self.neighbour(h.port, h.via.unwrap_or(d)).is_some();
-        if self.use_neigh && d.is_ipv4() {
+        // In groups of next-hop objects, and with fib_multipath_use_neigh, the kernel passes over members that have failed, while
+        // there are others. One that the scenario has not stated may have failed during the step, by a packet that took it.
+        let bad = |(_, h): &(&Member, &Hop)| self.neighbour(h.port, h.via.unwrap_or(d)).is_some_and(|n| n.stated);
+        if best.object || self.use_neigh && d.is_ipv4() {
             let good: Vec<Member> = all.iter().zip(&hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
             if !good.is_empty() && good.len() < all.len() {
                 // Doubled when alone, so that it still counts as a choice that was made.

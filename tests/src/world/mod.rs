@@ -201,18 +201,35 @@ impl World {
     /// # Errors
     /// It can't be started.
     pub fn run_ip(&self, lines: &[&str]) -> Result<Vec<Said>> {
-        let batch: String = lines.iter().map(|l| format!("{}\n", l.trim_start_matches("ip").trim())).collect();
-        let (_, text) = self.sw.enter(|| ip_batch(&batch))??;
-        // "Command failed -:3" names the line that the sentences before it are about.
+        // A word that it does not know ends `ip`, and what follows is not run: after each line stands one that fails and says
+        // by that how far it came.
+        const MARK: &str = "link show dev _";
+        let command = |l: &&str| format!("{}\n{MARK}\n", l.trim_start_matches("ip").trim());
         let mut said = vec![Said { ok: true, text: String::new() }; lines.len()];
-        let mut words = Vec::new();
-        for l in text.lines() {
-            match l.strip_prefix("Command failed -:").and_then(|n| n.trim().parse::<usize>().ok()) {
-                Some(n) if (1..=said.len()).contains(&n) => {
-                    said[n - 1] = Said { ok: false, text: words.join("; ") };
-                    words.clear();
+        let mut at = 0;
+        while at < lines.len() {
+            let batch: String = lines[at..].iter().map(command).collect();
+            let (_, text) = self.sw.enter(|| ip_batch(&batch))??;
+            let mut words = Vec::new();
+            let mut done = 0;
+            for l in text.lines() {
+                // "Command failed -:3" names the line that the sentences before it are about.
+                match l.strip_prefix("Command failed -:").and_then(|n| n.trim().parse::<usize>().ok()) {
+                    Some(n) if n % 2 == 0 => done = n / 2,
+                    Some(n) if n / 2 < lines.len() - at => {
+                        said[at + n / 2] = Said { ok: false, text: words.join("; ") };
+                    }
+                    _ => {
+                        words.push(l);
+                        continue;
+                    }
                 }
-                _ => words.push(l),
+                words.clear();
+            }
+            at += done;
+            if let Some(s) = said.get_mut(at) {
+                *s = Said { ok: false, text: words.join("; ") };
+                at += 1;
             }
         }
         Ok(said)
@@ -299,7 +316,8 @@ impl World {
 
     /// Waits until what was changed is in force. Neighbours that have failed are forgotten then: what the kernel does with a
     /// packet may depend on it (use_neigh), and whether one was ever asked for differs between the worlds, by requests for
-    /// gateways in use (promise 1). Those that the agent has the kernel manage stay.
+    /// gateways in use (promise 1). Those that the agent has the kernel manage stay, and those that a scenario states
+    /// (`ip neigh replace … nud failed extern_learn`).
     ///
     /// # Errors
     /// It does not come to be.

@@ -15,6 +15,7 @@ const NDA_DST: u16 = 1;
 const NDA_CACHEINFO: u16 = 3;
 const NDA_FLAGS_EXT: u16 = 15;
 const NTF_EXT_MANAGED: u8 = 1;
+const NTF_EXT_LEARNED: u8 = 0x10;
 const RTM_DELNEIGH: u16 = 29;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
@@ -45,7 +46,8 @@ pub fn busy() -> io::Result<Busy> {
     Ok(b)
 }
 
-/// Deletes every entry that has FAILED and that nobody wants resolved (`NTF_EXT_MANAGED`); returns how many.
+/// Deletes every entry that has FAILED and that nobody wants resolved (`NTF_EXT_MANAGED`) or has stated (`NTF_EXT_LEARNED`);
+/// returns how many.
 ///
 /// # Errors
 /// The kernel's.
@@ -55,7 +57,8 @@ pub fn forget_failed() -> io::Result<usize> {
         let state = m.get(8..10).map_or(0, |s| u16::from_ne_bytes([s[0], s[1]]));
         let attrs = m.get(12..).unwrap_or_default();
         let managed = attr(attrs, NDA_FLAGS_EXT).is_some_and(|e| e.first().is_some_and(|b| b & NTF_EXT_MANAGED != 0));
-        if let (true, false, Some(dst)) = (state & NUD_FAILED != 0, managed, attr(attrs, NDA_DST)) {
+        let stated = m.get(10).is_some_and(|f| f & NTF_EXT_LEARNED != 0);
+        if let (true, false, Some(dst)) = (state & NUD_FAILED != 0, managed || stated, attr(attrs, NDA_DST)) {
             let len = (4 + dst.len()) as u16;
             let head = m.get(..12).unwrap_or_default();
             all.push([head, &len.to_ne_bytes()[..], &NDA_DST.to_ne_bytes()[..], dst].concat());

@@ -1,0 +1,157 @@
+//! Next-hop objects: what hangs on one follows its change by one write, whatever the number of routes behind it.
+
+use super::*;
+
+fn object(kind: u16, id: u32, to: Option<(u32, Ipv4Addr)>) -> Vec<u8> {
+    // nhmsg: family, scope, protocol, reserved, flags.
+    let b = Builder::new(kind, 0, &[2, 253, 11, 0, 0, 0, 0, 0]).u32(1, id);
+    match to {
+        Some((dev, gw)) => b.u32(5, dev).addr(6, gw.into()).done(),
+        None => b.attr(4, &[]).done(),
+    }
+}
+
+fn group(id: u32, members: &[(u32, u16)]) -> Vec<u8> {
+    let grp: Vec<u8> = members
+        .iter()
+        .flat_map(|(m, weight)| {
+            let [low, high] = (weight - 1).to_le_bytes();
+            [m.to_ne_bytes(), [low, high, 0, 0]].concat()
+        })
+        .collect();
+    Builder::new(104, 0, &[0, 0, 11, 0, 0, 0, 0, 0]).u32(1, id).attr(2, &grp).done()
+}
+
+fn via(id: u32, i: u8) -> Vec<u8> {
+    let head = [2, 24, 0, 0, 254, 11, 0, 1, 0, 0, 0, 0];
+    Builder::new(24, 0x600, &head).u32(15, 254).addr(1, Ipv4Addr::new(192, 0, i, 0).into()).u32(30, id).done()
+}
+
+fn gw(i: u32, last: u8) -> (u32, Ipv4Addr) {
+    (i, Ipv4Addr::new(10, 200, i as u8, last))
+}
+
+impl Lab {
+    /// The kernel makes or replaces an object, or a route of one.
+    fn set_object(&mut self, m: Vec<u8>) {
+        // Objects are told apart by what their first attribute says.
+        self.kernel.objects.retain(|o| o[4] != m[4] || m[4] != 104 || o[24..32] != m[24..32]);
+        self.kernel.objects.push(m.clone());
+        self.news(m);
+    }
+}
+
+/// 200 routes: half behind object 1, half behind the group of 1 and 2.
+fn built() -> Lab {
+    let mut lab = Lab::new(profile());
+    lab.hello();
+    lab.settle();
+    for (i, last) in [(11, 2), (12, 2), (13, 2), (13, 3)] {
+        lab.set_neigh(gw(i, last), Some(mac(i)));
+    }
+    lab.set_object(object(104, 1, Some(gw(11, 2))));
+    lab.set_object(object(104, 2, Some(gw(12, 2))));
+    lab.set_object(group(10, &[(1, 1), (2, 3)]));
+    (0..200).for_each(|i| lab.set_object(via(if i % 2 == 0 { 1 } else { 10 }, i)));
+    lab.settle();
+    lab
+}
+
+/// What it takes, in operations on the chip.
+fn writes(lab: &mut Lab, change: impl FnOnce(&mut Lab)) -> usize {
+    let before = lab.ops;
+    change(lab);
+    lab.settle();
+    lab.ops - before
+}
+
+/// Through which ports packets to the single object's and the group's routes leave.
+fn ways(lab: &Lab) -> [BTreeSet<u32>; 2] {
+    let v = lab.view();
+    [0, 1].map(|i| {
+        let f = v.routes.get(&Prefix::new(Ipv4Addr::new(192, 0, i, 0), 24));
+        let Some(Fwd::Group(g)) = f else { return BTreeSet::new() };
+        let members = v.groups.get(g).into_iter().flat_map(|e| e.members.iter());
+        members
+            .filter_map(|m| if let NextHopEntry::Ip(r, _) = v.nexthops.get(&m.nexthop)? { Some(r.0) } else { None })
+            .collect()
+    })
+}
+
+#[test]
+fn a_change_of_an_object_is_one_write() {
+    let mut lab = built();
+    assert_eq!(ways(&lab), [[11].into(), [11, 12].into()]);
+    assert_eq!(writes(&mut lab, |l| l.set_object(object(104, 1, Some(gw(13, 2))))), 1);
+    assert_eq!(ways(&lab), [[13].into(), [13, 12].into()]);
+    // Another weight is another group, of the same next hops.
+    assert_eq!(writes(&mut lab, |l| l.set_object(group(10, &[(1, 5), (2, 3)]))), 1);
+    // A blackhole and back.
+    assert_eq!(writes(&mut lab, |l| l.set_object(object(104, 1, None))), 1);
+    assert_eq!(ways(&lab), [[].into(), [12].into()]);
+    assert_eq!(writes(&mut lab, |l| l.set_object(object(104, 1, Some(gw(11, 2))))), 1);
+    assert_eq!(writes(&mut lab, |l| l.set_object(object(104, 1, Some(gw(11, 2))))), 0, "no news");
+}
+
+#[test]
+fn a_neighbour_that_fails_takes_its_member_out_of_groups() {
+    let mut lab = built();
+    // The adjacency goes, and the group's list of members; the next hop behind it goes too.
+    let n = writes(&mut lab, |l| l.set_neigh(gw(12, 2), None));
+    assert!(n <= 3, "{n} writes");
+    assert_eq!(ways(&lab), [[11].into(), [11].into()]);
+    // A lone next hop stays, and traps.
+    writes(&mut lab, |l| l.set_neigh(gw(11, 2), None));
+    assert_eq!(ways(&lab)[0], [11].into());
+    let n = writes(&mut lab, |l| l.set_neigh(gw(12, 2), Some(mac(12))));
+    assert!(n <= 3, "{n} writes");
+    assert_eq!(ways(&lab), [[11].into(), [12].into()]);
+}
+
+#[test]
+fn an_object_that_goes_takes_its_routes_and_leaves_its_groups() {
+    let mut lab = built();
+    let deleted = |l: &mut Lab| {
+        l.kernel.objects.retain(|o| o[4] == 24 && !o.ends_with(&1u32.to_ne_bytes()));
+        l.kernel.objects.extend([object(104, 2, Some(gw(12, 2))), group(10, &[(2, 3)])]);
+        l.news(Builder::new(105, 0, &[0; 8]).u32(1, 1).done());
+    };
+    let n = writes(&mut lab, deleted);
+    assert!(n >= 100, "half of the routes go without a word: {n} writes");
+    assert_eq!(ways(&lab), [[].into(), [12].into()]);
+    assert_eq!(
+        lab.table(TableId::Route4).iter().filter(|r| matches!(r, Record::Route4(k, _) if k.prefix.len() == 24)).count(),
+        100
+    );
+}
+
+#[test]
+fn a_restart_finds_objects_under_their_names() {
+    let mut lab = built();
+    let chip: Vec<Record> = TableId::ALL.iter().flat_map(|t| lab.table(*t)).collect();
+    let cfg = lab.core.cfg;
+    lab.core = Core::new(cfg);
+    lab.journal = None;
+    let ops = lab.ops;
+    lab.hello();
+    lab.settle();
+    assert_eq!(lab.ops, ops, "the chip held all of it");
+    assert_eq!(TableId::ALL.iter().flat_map(|t| lab.table(*t)).collect::<Vec<_>>(), chip);
+}
+
+#[test]
+fn answers_show_objects_as_ip_does() {
+    let mut lab = built();
+    lab.set_object(object(104, 3, Some((ETH0, Ipv4Addr::new(172, 16, 0, 1)))));
+    lab.set_object(object(104, 4, None));
+    let v = lab.ask(Request::NextHops);
+    let row = |id: u64| v.as_array().unwrap().iter().find(|o| o["id"] == id).unwrap_or_else(|| panic!("{id} in {v}"));
+    assert_eq!(
+        (&row(1)["gateway"], &row(1)["dev"], &row(1)["routes"]),
+        (&"10.200.11.2".into(), &"swp1".into(), &200.into())
+    );
+    assert_eq!((&row(1)["offload"], &row(10)["offload"]), (&true.into(), &true.into()));
+    assert_eq!(row(10)["group"], serde_json::json!([{"id": 1}, {"id": 2, "weight": 3}]));
+    assert_eq!(row(3)["why"], "leaves by eth0, which is not a front-panel port");
+    assert_eq!(row(4)["why"], "no route uses it");
+}
