@@ -25,13 +25,14 @@ fn text(v: &Value) -> String {
         t => format!(" table {t}"),
     };
     let mut out = format!(
-        "{kind}{}{}{}{table}{}{}{}{}{}{}\n",
+        "{kind}{}{}{}{table}{}{}{}{}{}{}{}\n",
         plain(&v["dst"]),
         field(v, "nhid", "nhid"),
         hop(v),
         field(v, "tos", "tos"),
         field(v, "protocol", "proto"),
         field(v, "scope", "scope"),
+        field(v, "prefsrc", "src"),
         field(v, "metric", "metric"),
         flags(v),
         fate(v),

@@ -314,17 +314,19 @@ fn flag_names(flags: u32, carrier: bool) -> Vec<&'static str> {
     .collect()
 }
 
+/// `IF_OPER_*` (`linux/if.h`), as `ip` names them.
+const OPERSTATES: [&str; 7] = ["UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DORMANT", "UP"];
+
 /// `link show`: the kernel's devices, and what the chip makes of those that are ports.
 fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
     let facts = core.facts();
     let row = |l: &crate::mirror::Link| {
-        let up = l.flags & IFF_UP != 0;
         let mut o = json!({
             "ifindex": l.ifindex,
             "ifname": l.name,
             "flags": flag_names(l.flags, l.carrier),
             "mtu": l.mtu,
-            "operstate": if up && l.carrier { "UP" } else { "DOWN" },
+            "operstate": OPERSTATES.get(usize::from(l.operstate)).copied().unwrap_or("UNKNOWN"),
         });
         let Some(o) = o.as_object_mut() else { return Value::Null };
         if let Some(mac) = l.mac {
@@ -482,6 +484,9 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
     o.insert("protocol".into(), protocol_name(a.proto).into());
     if let Some(scope) = scope_word(a.scope) {
         o.insert("scope".into(), scope.into());
+    }
+    if let Some(src) = core.mirror.prefsrc(a).filter(|_| v4) {
+        o.insert("prefsrc".into(), src.to_string().into());
     }
     if a.metric != 0 {
         o.insert("metric".into(), a.metric.into());

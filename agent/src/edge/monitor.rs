@@ -137,9 +137,10 @@ impl Monitor {
         let number = self.fences.add(id);
         let sent = match stamp(vec![0; HEADER], number, 0) {
             Some(mut m) => {
-                // A no-op that wants to be acknowledged: it takes no lock in the kernel, and its answer queues up
-                // on this socket behind everything announced so far.
-                m[4..6].copy_from_slice(&1u16.to_ne_bytes());
+                // A request without a body, to which the kernel does nothing but acknowledge it (`rtnetlink_rcv_msg`): it takes
+                // no lock there, and the answer queues up on this socket behind everything announced so far. Of a type that
+                // security modules know.
+                m[4..6].copy_from_slice(&crate::netlink::rtm::GETLINK.to_ne_bytes());
                 m[6..8].copy_from_slice(&(0x1u16 | 0x4).to_ne_bytes());
                 self.shared.socket.send(&m, libc::MSG_DONTWAIT)
             }

@@ -30,6 +30,7 @@ impl Mirror {
         let link = |l: &Link| {
             let mut l = l.clone();
             l.flags &= IFF_UP | IFF_RUNNING | IFF_LOWER_UP;
+            l.operstate = 0;
             l
         };
         let links = |m: &Mirror| m.links().map(|l| (l.ifindex, link(l))).collect();

@@ -279,6 +279,10 @@ impl Mirror {
     ) -> Option<u32> {
         F::part(self).page(&self.ctx, table, cursor, max, out)
     }
+    /// The preferred source of an IPv4 route (`RTA_PREFSRC`).
+    pub fn prefsrc(&self, a: &Alias) -> Option<Ipv4Addr> {
+        self.ctx.rests.get(a.rest)?.prefsrc
+    }
     /// What a route leads to. Members that are [dead](Hop::dead) are not used by the kernel.
     pub fn nhset(&self, nh: NhRef) -> &NhSet {
         self.ctx.sets.get(nh)

@@ -42,6 +42,8 @@ pub struct Link {
     pub master: Option<u32>,
     /// `IFLA_CARRIER`.
     pub carrier: bool,
+    /// `IFLA_OPERSTATE` (`IF_OPER_*`, RFC 2863).
+    pub operstate: u8,
     /// `IFLA_CARRIER_DOWN_COUNT`.
     pub carrier_down: u32,
     /// Whether `IFLA_XDP` shows a program.

@@ -41,6 +41,7 @@ pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
         flags: u32_at(head, 8).unwrap_or(0),
         master: None,
         carrier: true,
+        operstate: 0,
         carrier_down: 0,
         xdp: false,
         mtu6: None,
@@ -75,6 +76,7 @@ pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
                     }
                 }
             }
+            16 => l.operstate = a.u8()?,
             33 => l.carrier = a.u8()? != 0,
             // IFLA_XDP, IFLA_XDP_ATTACHED: 0 is XDP_ATTACHED_NONE.
             43 => {
