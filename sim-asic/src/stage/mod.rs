@@ -249,7 +249,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     for &i in todo6 {
         let i = usize::from(i);
         let h = &heads[i];
-        let d = t.routes6.end(h.vrf, dst[i]);
+        let d = t.routes6.end(h.vrf, || parse::dst6(chunk[i].frame), dst[i]);
         chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].frame, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) && sample.is_none() {
             sample = Some((TableId::Route6, h.vrf, parse::dst6(chunk[i].frame)));

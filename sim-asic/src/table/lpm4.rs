@@ -1,9 +1,10 @@
 //! IPv4 longest-prefix match: a flat root of 16 or 24 bits, then nodes of 256 cells (after DIR-24-8, Gupta et al. 1998).
 //!
-//! A cell holds a leaf (its prefix length in it, so that an insert knows what it may overwrite) or a node. The default route
-//! stands apart: it would else touch every cell. Readers see each cell change at once; a node is whole before a cell leads to it.
+//! A cell holds a leaf (its prefix length in it, so that an insert knows what it may overwrite) or a node. Very short
+//! prefixes stand apart (`short`): they would else touch very many cells. Readers see each cell change at once; a node is whole before a cell leads to it.
 
 use super::ids::Recycler;
+use super::short::{self, Short};
 use super::{Leaf, NODE};
 use crate::sync::{Epochs, Words32};
 
@@ -22,7 +23,13 @@ pub(crate) struct Lpm4 {
     vrfs: u32,
     /// Where nodes begin.
     nodes: usize,
-    defaults: Words32,
+    short: Short,
+}
+
+/// The bits that short prefixes are found by.
+#[inline(always)]
+fn first(addr: u32) -> u8 {
+    (addr >> 24) as u8
 }
 
 fn node_limit(routes: u32) -> u32 {
@@ -36,7 +43,7 @@ impl Lpm4 {
         let nodes = (1usize << bits) + ((vrfs.max(1) as usize - 1) << 16);
         // Fewer than 2^30, so that 32 bits name one.
         let cells = nodes + node_limit(routes) as usize * CELLS;
-        Lpm4 { cells: Words32::new(cells), bits, vrfs, nodes, defaults: Words32::new(vrfs as usize) }
+        Lpm4 { cells: Words32::new(cells), bits, vrfs, nodes, short: Short::new(vrfs) }
     }
     /// First cell of a VRF's root, and how many bits it takes.
     #[inline(always)]
@@ -69,7 +76,7 @@ impl Lpm4 {
                 cell = self.cells.get(self.node(cell) + (addr >> shift & 255) as usize);
             }
         }
-        Leaf(if cell == 0 { self.defaults.get(vrf as usize) } else { cell })
+        if cell == 0 { self.short.get(vrf, first(addr)) } else { Leaf(cell) }
     }
     pub(crate) fn lookup(&self, vrf: u32, addr: u32) -> Leaf {
         self.finish(vrf, addr, self.start(vrf, addr))
@@ -127,8 +134,8 @@ impl Writer4 {
     /// Set a prefix that is there already, or add one. `false`: no room for its nodes.
     pub(crate) fn set(&mut self, t: &Lpm4, vrf: u32, addr: u32, leaf: Leaf, new: bool, epochs: &Epochs) -> bool {
         let len = leaf.len();
-        if len == 0 {
-            t.defaults.set(vrf as usize, leaf.0);
+        if len <= short::BITS {
+            t.short.set(vrf, first(addr), leaf);
             return true;
         }
         let (mut base, mut depth) = t.root(vrf);
@@ -168,11 +175,11 @@ impl Writer4 {
 
     /// Take out a prefix that is there; `cover` is the next shorter one's leaf.
     pub(crate) fn remove(&mut self, t: &Lpm4, vrf: u32, addr: u32, len: u8, cover: Leaf, epochs: &Epochs) {
-        if len == 0 {
-            return t.defaults.set(vrf as usize, 0);
+        if len <= short::BITS {
+            return t.short.remove(vrf, first(addr), len, cover);
         }
-        // The default route stands apart.
-        let cover = if cover.len() == 0 { Leaf::NONE } else { cover };
+        // What stands apart has no cells here.
+        let cover = if cover.len() <= short::BITS { Leaf::NONE } else { cover };
         let (mut base, mut depth) = t.root(vrf);
         let mut top = 0;
         // The outermost cell whose node holds nothing else, and the nodes behind it.

@@ -2,12 +2,14 @@
 //!
 //! A node is a bitmap of where runs of equal cells begin, counts for it, and one cell a run; most take one cache line. A cell
 //! changes in place; what changes a node's runs builds a new node and swaps it in with one store in the node above. Between
-//! cells of different prefixes there is always a border, so that a route that is there can be overwritten without room.
+//! cells of different prefixes there is always a border, so that a route that is there can be overwritten without room. Very
+//! short prefixes stand apart (`short`).
 
 use std::collections::VecDeque;
 
 use smallvec::{SmallVec, smallvec};
 
+use super::short::{self, Short};
 use super::{Leaf, NODE};
 use crate::sync::{Epochs, Words32, Words64};
 
@@ -36,12 +38,19 @@ pub(crate) struct Lpm6 {
     /// VRF 0's root bits.
     bits: u8,
     slab: Words64,
-    defaults: Words32,
+    vrfs: u32,
+    short: Short,
 }
 
 #[inline(always)]
 fn cell_at(slab: &Words64, node: usize, run: usize) -> u32 {
     (slab.get(node + HEAD + run / 2) >> (32 * (run & 1))) as u32
+}
+
+/// The bits that short prefixes are found by.
+#[inline(always)]
+fn first(addr: u128) -> u8 {
+    (addr >> 120) as u8
 }
 
 #[inline(always)]
@@ -58,7 +67,8 @@ impl Lpm6 {
             roots: Words32::new((1 << bits) + ((vrfs.max(1) as usize - 1) << ROOT)),
             bits,
             slab: Words64::new((words + 5 * LARGEST).min(NODE as usize)),
-            defaults: Words32::new(vrfs as usize),
+            vrfs,
+            short: Short::new(vrfs),
         }
     }
     /// First cell of a VRF's root, and how many bits it takes.
@@ -75,7 +85,7 @@ impl Lpm6 {
     /// Where a lookup starts: the root's cell, which is fetched while other things go on.
     #[inline(always)]
     pub(crate) fn start(&self, vrf: u32, addr: u128) -> u32 {
-        if vrf as usize >= self.defaults.size() {
+        if vrf >= self.vrfs {
             return u32::MAX;
         }
         let (base, bits) = self.root(vrf);
@@ -102,10 +112,9 @@ impl Lpm6 {
     }
     /// What the last cell of a lookup means.
     #[inline(always)]
-    pub(crate) fn end(&self, vrf: u32, cell: u32) -> Leaf {
+    pub(crate) fn end(&self, vrf: u32, addr: impl FnOnce() -> u128, cell: u32) -> Leaf {
         // A node here would be one below the address's last bit: there is none.
-        let leaf = if cell & NODE != 0 { 0 } else { cell };
-        Leaf(if leaf == 0 { self.defaults.get(vrf as usize) } else { leaf })
+        if cell == 0 || cell & NODE != 0 { self.short.get(vrf, first(addr())) } else { Leaf(cell) }
     }
     pub(crate) fn lookup(&self, vrf: u32, addr: u128) -> Leaf {
         let (mut cell, mut rest) = self.root_cell(vrf, addr, self.start(vrf, addr));
@@ -115,7 +124,7 @@ impl Lpm6 {
             }
             (cell, rest) = self.step(cell, rest);
         }
-        self.end(vrf, cell)
+        self.end(vrf, || addr, cell)
     }
 }
 
@@ -458,8 +467,8 @@ impl Writer6 {
     /// Set a prefix, there already or new. `false`: no room for its nodes, and nothing changed.
     pub(crate) fn set(&mut self, t: &Lpm6, vrf: u32, addr: u128, leaf: Leaf, epochs: &Epochs) -> bool {
         let len = leaf.len();
-        if len == 0 {
-            t.defaults.set(vrf as usize, leaf.0);
+        if len <= short::BITS {
+            t.short.set(vrf, first(addr), leaf);
             return true;
         }
         let (base, root) = t.root(vrf);
@@ -486,10 +495,11 @@ impl Writer6 {
 
     /// Take out a prefix that is there; `cover` is the next shorter one's leaf.
     pub(crate) fn remove(&mut self, t: &Lpm6, vrf: u32, addr: u128, len: u8, cover: Leaf, epochs: &Epochs) {
-        if len == 0 {
-            return t.defaults.set(vrf as usize, 0);
+        if len <= short::BITS {
+            return t.short.remove(vrf, first(addr), len, cover);
         }
-        let cover = if cover.len() == 0 { Leaf::NONE } else { cover };
+        // What stands apart has no cells here.
+        let cover = if cover.len() <= short::BITS { Leaf::NONE } else { cover };
         let (base, root) = t.root(vrf);
         let at = base + (addr >> (128 - root)) as usize;
         if len > root {

@@ -10,6 +10,7 @@ pub(crate) mod lpm4;
 pub(crate) mod lpm6;
 pub(crate) mod neigh;
 pub(crate) mod route;
+pub(crate) mod short;
 
 use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf};
 

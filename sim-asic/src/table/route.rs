@@ -231,7 +231,7 @@ mod tests {
             (0..4u128, 0..4u128, any::<u8>())
                 .prop_map(|(a, b, c)| a << 126 | b << 96 | u128::from(c) << 88 | u128::from(c))
         ];
-        let len = prop_oneof![0..=bits, Just(bits), (0..=bits / 8).prop_map(|l| l * 8), 15..26u8];
+        let len = prop_oneof![0..=bits, Just(bits), (0..=bits / 8).prop_map(|l| l * 8), 0..12u8, 15..26u8];
         let step = (prop::bool::weighted(0.35), 0..2u32, seed, len, 0..5u32)
             .prop_map(|(remove, vrf, seed, len, value)| Step { remove, vrf, seed, len, value });
         prop::collection::vec(step, 1..120)
