@@ -158,7 +158,7 @@ fn fuzz(seed: u64, cases: u64, time: Option<Duration>, out: &PathBuf, cut: Durat
             match &row.outcome {
                 Outcome::Different(t) => {
                     println!("{t}");
-                    let small = shrink(&sc, &setup, cut);
+                    let small = shrink(&sc, t, &setup, cut);
                     let again = run(&small, &setup);
                     let text = match &again.outcome {
                         Outcome::Different(t) | Outcome::Failed(t) | Outcome::Flaky(t) => t.clone(),

@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::Done;
-use super::compare::passed_on;
 use super::fib::Snapshot;
-use crate::frame::{self, decode, marker};
+use super::origin::{origin, passed_on};
+use crate::frame::{self, decode};
 use crate::scenario::Send;
 
 /// What `fib_multipath_hash` and `rt6_multipath_hash` look at (`net/ipv4/route.c`, `net/ipv6/route.c`), and the destination.
@@ -100,8 +100,8 @@ pub fn torn(
     let mut ways: BTreeMap<u32, BTreeSet<Way>> = BTreeMap::new();
     for (port, frames) in (1..).zip(&done.left) {
         for f in frames.iter().filter(|f| passed_on(f, sends)) {
-            if let (Some(id), Some(mac)) = (marker(f), f.get(..6)) {
-                ways.entry(id).or_default().insert((port, mac.to_vec()));
+            if let (Some(s), Some(mac)) = (origin(f, sends), f.get(..6)) {
+                ways.entry(s.id).or_default().insert((port, mac.to_vec()));
             }
         }
     }

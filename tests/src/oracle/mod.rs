@@ -1,7 +1,7 @@
 //! The oracle: a scenario runs with the kernel alone and with Virga, and all that leaves the ports is compared.
 //!
-//! `compare` says what is equal, `fib` what a multipath route allows, `flows` what it must keep together, `trace` what the chip
-//! found, `fuzz` invents scenarios, `shrink` cuts them down,
+//! `compare` says what is equal, `origin` what a frame descends from, `fib` what a multipath route allows, `flows` what it must keep
+//! together, `trace` what the chip found, `fuzz` invents scenarios, `shrink` cuts them down,
 //! `mutants` asks whether deliberate bugs are caught. Making worlds and frames is `world`'s and `frame`'s.
 
 pub mod compare;
@@ -9,6 +9,7 @@ mod fib;
 mod flows;
 pub mod fuzz;
 pub mod mutants;
+mod origin;
 mod shrink;
 pub mod suite;
 mod trace;
@@ -264,7 +265,7 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
             Ok(snap)
         };
         differences
-            .extend(compare::compare(&done, &sends, &mut passed, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
+            .extend(compare::compare(st, &done, &sends, &mut passed, || Ok([after(&worlds[0])?, after(&worlds[1])?]))?);
         if s.multipath() {
             for (w, name) in ["first", "second"].into_iter().enumerate() {
                 let torn = flows::torn(&done[w], &st.sends, &sends, || after(&worlds[w]))?;
