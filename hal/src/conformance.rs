@@ -106,6 +106,7 @@ fn rif(n: u32, v: u32, ports: u32, open: bool) -> Record {
             ingress4: open,
             ingress6: open,
             egress: open,
+            same4: false,
             urpf: Urpf::Off,
         },
     )

@@ -188,6 +188,9 @@ pub struct RifEntry {
     pub ingress6: bool,
     /// Whether frames may leave through it; else what would is trapped.
     pub egress: bool,
+    /// Whether IPv4 frames that came in by it may leave by it; else they are trapped ([`TrapClass::SameInterface`]), as IPv6's
+    /// always are: the kernel may owe the sender a redirect.
+    pub same4: bool,
     /// Source check of IPv4 frames that came in by it.
     pub urpf: Urpf,
 }

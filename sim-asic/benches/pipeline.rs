@@ -58,6 +58,7 @@ fn chip() -> SimChip {
             ingress4: true,
             ingress6: true,
             egress: true,
+            same4: false,
             urpf: Urpf::Off,
         };
         set(&mut c, Record::Rif(RifId(n), rif));

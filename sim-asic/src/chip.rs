@@ -162,6 +162,7 @@ impl SimChip {
                 ingress4: e.ingress4,
                 ingress6: e.ingress6,
                 egress: e.egress,
+                same4: e.same4,
                 urpf: e.urpf,
                 mtu4: e.mtu4,
                 mtu6: e.mtu6,

@@ -73,6 +73,7 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
             ingress4: ingress4.is_none(),
             ingress6: ingress6.is_none(),
             egress: closed.is_none(),
+            same4: link.zip(f.polled).is_some_and(|(l, p)| !p.redirects(&l.name)),
             urpf: match rp {
                 0 => Urpf::Off,
                 // Without an address of its own the device is checked strictly even where it says loose (__fib_validate_source, `no_addr`).

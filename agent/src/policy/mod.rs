@@ -77,6 +77,12 @@ impl Polled {
         })
     }
 
+    /// Whether the kernel may answer with a redirect to an IPv4 packet that leaves by the interface of that name, by which it came in:
+    /// unless both the interface's `send_redirects` and that of `all` are known to be off.
+    pub fn redirects(&self, name: &str) -> bool {
+        ["all", name].iter().any(|n| self.number(&format!("ipv4/conf/{n}/send_redirects")) != Some(0))
+    }
+
     /// Whether the kernel chooses members of IPv4 multipath routes by the state of their neighbours (`fib_multipath_use_neigh`).
     pub fn use_neigh(&self) -> bool {
         self.number("ipv4/fib_multipath_use_neigh").is_some_and(|n| n != 0)

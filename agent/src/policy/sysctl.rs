@@ -9,8 +9,8 @@
 //! - `ipv4/ip_forward_update_priority`: `skb->priority` picks a band of the queue and a VLAN priority; no RIF has a tag.
 //! - `ipv4/conf/*/proxy_arp*`, `arp_*`, `medium_id`, `ipv6/conf/*/proxy_ndp`, `ndisc_*`: decide over ARP and ND alone.
 //! - `route_localnet`, `accept_local`, `bootp_relay`, `bc_forwarding`, `mc_forwarding`, `drop_unicast_in_l2_multicast`,
-//!   `send_redirects`, `src_valid_mark`: about loopback, own and zero sources, broadcast, multicast, frames that leave by
-//!   the interface they came in by, which are all trapped; or about a mark that only a hook can set.
+//!   `src_valid_mark`: about loopback, own and zero sources, broadcast, multicast, which are all trapped; or about a mark that
+//!   only a hook can set.
 //! - `secure_redirects`, `shared_media`: which redirects are believed, of those that `accept_redirects` lets in.
 //! - `accept_source_route`, `seg6_*`, `rpl_seg_enabled`, `ioam6_*`, `max_hbh_*`, `max_dst_*`: IPv4 options and IPv6
 //!   hop-by-hop headers are trapped, other headers are read by the addressed node only; encapsulating routes are punted.
@@ -66,6 +66,9 @@ pub struct Row {
     pub why: &'static str,
 }
 
+/// In force is the maximum of `all` and the interface (`IN_DEV_TX_REDIRECTS`).
+const SEND_REDIRECTS: &str = "ipv4/conf/*/send_redirects";
+
 /// The table.
 pub const TABLE: &[Row] = &[
     Row {
@@ -119,6 +122,12 @@ pub const TABLE: &[Row] = &[
         reach: Reach::V6,
         why: "routes vanish unannounced when IPv6 is switched off on an interface",
     },
+    Row {
+        path: SEND_REDIRECTS,
+        compiled: Compiled::Any,
+        reach: Reach::Nothing,
+        why: "off here and for `all`: IPv4 may leave by the interface it came in by",
+    },
     Row { path: "ipv6/conf/*/mtu", compiled: Compiled::Any, reach: Reach::Nothing, why: "IPv6 MTU of the RIF" },
     Row {
         path: "ipv4/neigh/*/base_reachable_time_ms",
@@ -151,6 +160,7 @@ pub fn expand(path: &str, name: &str) -> String {
 pub fn global_paths() -> impl Iterator<Item = (&'static Row, String)> {
     TABLE.iter().filter_map(|row| match row.compiled {
         Compiled::Redirects4 => Some((row, expand(row.path, "all"))),
+        _ if row.path == SEND_REDIRECTS => Some((row, expand(row.path, "all"))),
         _ if row.path.contains('*') => None,
         _ => Some((row, row.path.to_owned())),
     })

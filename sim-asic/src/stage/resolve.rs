@@ -119,7 +119,7 @@ fn out(t: &Tables, h: &Head, a: &Adjacency, missing: TrapClass, note: &mut impl 
     if !a.rif.open() {
         return trap(TrapClass::EgressClosed, note);
     }
-    if a.index == h.rif {
+    if a.index == h.rif && !(h.family == Family::V4 && a.rif.same4()) {
         return trap(TrapClass::SameInterface, note);
     }
     let mtu = if h.family == Family::V4 { a.rif.mtu4() } else { a.rif.mtu6() };

@@ -58,6 +58,7 @@ fn rif(n: u32) -> RifEntry {
         ingress4: true,
         ingress6: true,
         egress: true,
+        same4: false,
         urpf: Urpf::Off,
     }
 }
@@ -359,6 +360,9 @@ fn interfaces_ports_and_missing_objects() {
     b.chip.set_port(PortId(1), port_entry(1, false));
     assert_eq!(b.class(&f), PortDown);
     b.chip.set_port(PortId(1), port_entry(1, true));
+    b.set(Record::Rif(RifId(100), RifEntry { same4: true, ..rif(0) }));
+    assert_eq!(b.port(&udp4("10.0.1.2", "10.0.0.2")), 0, "IPv4 turns round where no redirect is due");
+    assert_eq!(b.class(&udp6("2001:db8:1::2", "2001:db8:0::2")), SameInterface);
     b.set(Record::Rif(RifId(100), RifEntry { ingress4: false, ..rif(0) }));
     assert_eq!((b.class(&f), b.port(&f6)), (NotForwarding, 1));
     assert_eq!(b.class(&udp4("10.0.0.2", "10.0.0.1")), ToUs);

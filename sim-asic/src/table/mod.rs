@@ -81,6 +81,7 @@ pub(crate) struct Rif {
     pub(crate) ingress4: bool,
     pub(crate) ingress6: bool,
     pub(crate) egress: bool,
+    pub(crate) same4: bool,
     pub(crate) urpf: Urpf,
     pub(crate) mtu4: u32,
     pub(crate) mtu6: u32,
@@ -106,6 +107,7 @@ impl Rif {
     const EGRESS: u64 = 1 << 51;
     const LOOSE: u64 = 1 << 52;
     const STRICT: u64 = 1 << 53;
+    const SAME4: u64 = 1 << 54;
 
     pub(crate) fn words(&self) -> [u64; 3] {
         let flag = |on, bit| if on { bit } else { 0 };
@@ -113,6 +115,7 @@ impl Rif {
             | flag(self.ingress4, Self::INGRESS4)
             | flag(self.ingress6, Self::INGRESS6)
             | flag(self.egress, Self::EGRESS)
+            | flag(self.same4, Self::SAME4)
             | flag(self.urpf == Urpf::Loose, Self::LOOSE)
             | flag(self.urpf == Urpf::Strict, Self::STRICT);
         [
@@ -130,6 +133,7 @@ impl Rif {
             ingress4: is(Self::INGRESS4),
             ingress6: is(Self::INGRESS6),
             egress: is(Self::EGRESS),
+            same4: is(Self::SAME4),
             urpf: match (is(Self::LOOSE), is(Self::STRICT)) {
                 (_, true) => Urpf::Strict,
                 (true, _) => Urpf::Loose,
@@ -152,6 +156,11 @@ impl Egress {
     #[inline(always)]
     pub(crate) fn open(&self) -> bool {
         self.0[0] & Rif::EGRESS != 0
+    }
+    /// Whether IPv4 packets that came in by it may.
+    #[inline(always)]
+    pub(crate) fn same4(&self) -> bool {
+        self.0[0] & Rif::SAME4 != 0
     }
     #[inline(always)]
     pub(crate) fn mac(&self) -> [u8; 6] {
@@ -279,6 +288,7 @@ mod tests {
             ingress4: true,
             ingress6: false,
             egress: true,
+            same4: true,
             urpf: Urpf::Loose,
             mtu4: 1500,
             mtu6: u32::MAX,

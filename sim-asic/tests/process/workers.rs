@@ -38,7 +38,18 @@ fn program(w: &World, a: &mut Agent) {
         let (rif, mac) = (RifId(port.ifindex), host_mac(w, i));
         let (kind, on) = (RifKind::Port(*id), true);
         let (ingress4, ingress6, egress, urpf) = (on, on, on, Urpf::Off);
-        let entry = RifEntry { kind, vrf, mac: port.mac, mtu4: 1500, mtu6: 1500, ingress4, ingress6, egress, urpf };
+        let entry = RifEntry {
+            kind,
+            vrf,
+            mac: port.mac,
+            mtu4: 1500,
+            mtu6: 1500,
+            ingress4,
+            ingress6,
+            egress,
+            same4: false,
+            urpf,
+        };
         let (net4, net6) = (Ipv4Addr::new(10, 0, i as u8, 0), Ipv6Addr::new(0x2001, 0xdb8, i as u16, 0, 0, 0, 0, 0));
         let host4 = Ipv4Addr::from_bits(net4.to_bits() | 2);
         let host6 = Ipv6Addr::from_bits(net6.to_bits() | 2);

@@ -52,6 +52,7 @@ fn chip(ports: usize) -> Result<SimChip> {
             ingress4: true,
             ingress6: true,
             egress: true,
+            same4: false,
             urpf: Urpf::Off,
         };
         let to_us = Fwd::Trap(TrapClass::ToUs);
