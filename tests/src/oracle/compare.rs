@@ -217,9 +217,12 @@ const REDIRECTS: u32 = 6;
 ///   (DESIGN, promise 1: keep-alive requests to neighbours in use).
 /// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
 /// * Either: requests that come of having chosen another member of a multipath route; for a gateway, or for the sender that is told
-///   that nothing could be reached by it.
+///   that nothing could be reached by it. A redirect to a member on the interface that the packet came in by.
 fn explained(snaps: &[Snapshot; 2], sends: &BTreeMap<u32, &Send>, world: usize, port: usize, c: &Chatter) -> bool {
     let Some(target) = c.target else { return false };
+    if c.kind == "nd-redirect" {
+        return snaps[world].choice(port, target);
+    }
     if !matches!(c.kind, "arp-request" | "ns") {
         return false;
     }

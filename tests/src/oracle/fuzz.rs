@@ -316,6 +316,11 @@ impl Gen {
                 match self.r.below(4) {
                     0 => format!("ip neigh del {a} dev swp{p}"),
                     1 => format!("ip neigh replace {a} lladdr {} dev swp{p} nud noarp", host_mac(p, h + 8)),
+                    // Known to have failed, and announced: it was usable before.
+                    2 => format!(
+                        "ip neigh replace {a} lladdr {} dev swp{p} nud reachable extern_learn\nip neigh replace {a} dev swp{p} nud failed extern_learn",
+                        host_mac(p, h)
+                    ),
                     _ => format!("ip neigh replace {a} lladdr {} dev swp{p} nud permanent", host_mac(p, h)),
                 }
             }
@@ -356,10 +361,20 @@ impl Gen {
                     "nft delete table inet t",
                 ])
                 .to_string(),
-            98..99 => {
-                format!("ip nexthop replace id {} via 10.0.{p}.{} dev swp{p}", 1 + self.r.below(2), 2 + self.r.below(3))
-            }
-            99 => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), 1 + self.r.below(2)),
+            98..99 => match self.r.below(5) {
+                0 => {
+                    format!("ip nexthop replace id 10 group {}", self.r.pick(&["1", "2", "1/2", "1,3/2", "2,300/1"]))
+                }
+                1 if self.v6 => format!("ip nexthop replace id 3 via 2001:db8:{p}::{} dev swp{p}", 2 + self.r.below(3)),
+                2 => format!("ip nexthop del id {}", self.r.pick(&["1", "2", "10"])),
+                _ => format!(
+                    "ip nexthop replace id {} via 10.0.{p}.{} dev swp{p}",
+                    1 + self.r.below(2),
+                    2 + self.r.below(3)
+                ),
+            },
+            99 if self.v6 && self.r.chance(30) => format!("ip -6 route replace {} nhid 3", self.r.pick(PREFIXES6)),
+            99 => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), self.r.pick(&["1", "2", "10"])),
             _ => self.route(),
         }
     }
