@@ -150,7 +150,7 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
             },
         ),
         TableId::Group => {
-            let members = (0..v % 3).map(|i| Member { nexthop: NextHopId(to), weight: 1 + i as u16 }).collect();
+            let members = (0..v % 3).map(|i| Member { nexthop: NextHopId(to), weight: 1 + i }).collect();
             Record::Group(GroupId(n), GroupEntry { members })
         }
         TableId::Route4 => Record::Route4(prefix(n), fwd),

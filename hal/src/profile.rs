@@ -20,7 +20,7 @@ pub struct Profile {
     pub nexthops: u32,
     /// Next-hop groups.
     pub groups: u32,
-    /// Members of one group; also the most that a group's weights may add up to after reduction.
+    /// Members of one group, of whatever weights.
     pub group_members: u32,
     /// IPv4 routes.
     pub routes4: u32,

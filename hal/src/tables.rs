@@ -235,7 +235,7 @@ pub struct Member {
     /// Where its share goes.
     pub nexthop: NextHopId,
     /// Its share, relative to the sum over the group; 1 or more.
-    pub weight: u16,
+    pub weight: u32,
 }
 
 /// A group of next hops; a single next hop is a group of one. Empty: trap.

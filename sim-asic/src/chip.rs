@@ -17,7 +17,7 @@ use crate::counters::{AllCounters, WorkerCounters};
 use crate::stage::Pipeline;
 use crate::stage::sample::Samples;
 use crate::sync::Epochs;
-use crate::table::group::{Next, expand};
+use crate::table::group::Next;
 use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
 use crate::table::route::{Lpm, Routes};
@@ -330,14 +330,15 @@ impl SimChip {
             }
             members.push((i, m.weight));
         }
-        let buckets = expand(&members, max)
-            .map_err(|sum| Reason::Unsupported(format!("a group whose weights add up to {sum}, more than {max}")))?;
+        if members.len() > max as usize {
+            return Err(Reason::Unsupported(format!("a group of {} members, more than {max}", members.len())));
+        }
         if !self.groups.has_room(&id) {
             return Err(self.full(TableId::Group));
         }
         let Some((i, _)) = self.groups.index(id, &self.epochs) else { return Err(self.full(TableId::Group)) };
         members.iter().for_each(|(n, _)| self.nexthops.hold(*n));
-        self.tables.groups.set(i, &buckets, &self.epochs);
+        self.tables.groups.set(i, &members, &self.epochs);
         let was = self.groups.put(i, Some(e.clone()));
         self.release_members(was);
         Ok(())

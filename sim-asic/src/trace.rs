@@ -19,7 +19,7 @@ pub(crate) enum Raw {
     Ip6 { src: Ipv6Addr, dst: Ipv6Addr, ttl: u8, len: u32 },
     Destination(Leaf),
     Source(Leaf, Urpf),
-    Bucket { hash: u32, bucket: u32, of: u32 },
+    Member { hash: u32, member: u32, of: u32 },
     NextHop(u32),
     Adjacency { rif: u32, mac: Option<[u8; 6]> },
     Forward(PortId),
@@ -76,11 +76,11 @@ pub enum Step {
         check: Urpf,
     },
     /// The choice of a member by hash.
-    Bucket {
+    Member {
         /// Of the packet.
         hash: u32,
-        /// The bucket that it falls into.
-        bucket: u32,
+        /// The member that serves it, from 0.
+        member: u32,
         /// How many the group has.
         of: u32,
     },
@@ -123,7 +123,7 @@ impl SimChip {
             Raw::Ip6 { src, dst, ttl, len } => Step::Packet { src: src.ip(), dst: dst.ip(), ttl, len },
             Raw::Destination(l) => Step::Destination { route: route(l) },
             Raw::Source(l, check) => Step::Source { route: route(l), check },
-            Raw::Bucket { hash, bucket, of } => Step::Bucket { hash, bucket, of },
+            Raw::Member { hash, member, of } => Step::Member { hash, member, of },
             Raw::NextHop(i) => Step::NextHop { id: self.nexthop_id(i) },
             Raw::Adjacency { rif, mac } => Step::Adjacency { rif: self.rif_id(rif), mac: mac.map(Mac) },
             Raw::Forward(port) => Step::Forward { port },

@@ -142,10 +142,8 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
     };
     let chosen = if spec.looks { choose(f, &all) } else { all.iter().map(|c| c.weight).collect() };
     let divisor = chosen.iter().fold(0, |g, w| gcd(g, *w)).max(1);
-    let mut sum = 0u64;
     for (c, weight) in all.into_iter().zip(chosen).filter(|(_, w)| *w > 0) {
         let weight = weight / divisor;
-        sum += u64::from(weight);
         let to = c.to.unwrap_or_else(|why| {
             spec.why.get_or_insert(why);
             NextHopEntry::Trap(TrapClass::Punt)
@@ -155,7 +153,7 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
     let max = f.profile.group_members;
     if spec.members.is_empty() {
         GroupSpec::trap(Why::NoMember)
-    } else if sum > u64::from(max) {
+    } else if spec.members.len() > max as usize {
         GroupSpec::trap(Why::TooManyMembers(max))
     } else if spec.all_trap() && spec.members.iter().all(|m| m.object.is_none()) {
         GroupSpec::trap(spec.why.unwrap_or(Why::NoMember))

@@ -108,7 +108,7 @@ pub enum Why {
     HostScope(Ipv4Addr),
     /// The set has no member that the kernel uses.
     NoMember,
-    /// More members, or a larger sum of weights, than the chip's groups hold.
+    /// More members than the chip's groups hold.
     TooManyMembers(u32),
     /// TOS or DSCP selects among the routes of the prefix.
     Tos,
@@ -186,7 +186,7 @@ impl fmt::Display for Why {
             ),
             Why::NoMember => f.write_str("no next hop of it is usable"),
             Why::TooManyMembers(max) => {
-                write!(f, "its members or the sum of their weights exceed the chip's {max} members a group")
+                write!(f, "it has more members than the {max} of the chip's groups")
             }
             Why::Tos => f.write_str("routes of this prefix are selected by TOS, not offloaded yet"),
             Why::Metrics => f.write_str("carries metrics such as an MTU, not offloaded yet"),

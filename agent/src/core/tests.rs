@@ -27,7 +27,7 @@ const ETH0: u32 = 2;
 
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 enum To {
-    Gateways(Vec<(u32, Ipv4Addr, u16)>),
+    Gateways(Vec<(u32, Ipv4Addr, u32)>),
     OnLink(u32),
     Elsewhere,
     Blackhole,
@@ -171,7 +171,7 @@ impl Kernel {
             Some(To::Blackhole) => Fate::Drop,
             Some(To::OnLink(i)) => Fate::Out(vec![(*i, None, 1)]),
             Some(To::Gateways(g)) => {
-                let gcd = |mut a: u16, mut b: u16| {
+                let gcd = |mut a: u32, mut b: u32| {
                     while b != 0 {
                         (a, b) = (b, a % b);
                     }
@@ -188,7 +188,7 @@ impl Kernel {
 enum Fate {
     Trap,
     Drop,
-    Out(Vec<(u32, Option<IpAddr>, u16)>),
+    Out(Vec<(u32, Option<IpAddr>, u32)>),
 }
 
 struct Lab {
@@ -477,8 +477,8 @@ fn prefix() -> impl Strategy<Value = Prefix<V4>> {
     (0u32..16, 0u8..=6).prop_map(|(n, len)| Prefix::new((n << 28 | n << 26).into(), len))
 }
 
-fn gateway() -> impl Strategy<Value = (u32, Ipv4Addr, u16)> {
-    (0..PORTS, 2u8..5, 1u16..4).prop_map(|(p, h, w)| (PORT + p, Ipv4Addr::new(10, 200, (PORT + p) as u8, h), w))
+fn gateway() -> impl Strategy<Value = (u32, Ipv4Addr, u32)> {
+    (0..PORTS, 2u8..5, 1u32..4).prop_map(|(p, h, w)| (PORT + p, Ipv4Addr::new(10, 200, (PORT + p) as u8, h), w))
 }
 
 fn to() -> impl Strategy<Value = To> {

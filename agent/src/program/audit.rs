@@ -122,7 +122,7 @@ impl Program {
         let want: SmallVec<[(NextHopEntry, u32); 2]> =
             spec.members.into_iter().map(|m| (placed(m.to, &self.rif), m.weight)).collect();
         let is = acked.map(|e| {
-            let content = |m: &hal::Member| Some((self.nexthop.acked(m.nexthop)?.clone(), u32::from(m.weight)));
+            let content = |m: &hal::Member| Some((self.nexthop.acked(m.nexthop)?.clone(), m.weight));
             e.members.iter().map(content).collect::<Vec<_>>()
         });
         let same = is.as_ref().is_some_and(|is| {

@@ -134,11 +134,8 @@ fn closed(e: &RifEntry) -> Option<RifEntry> {
 
 /// The group with its next hops named.
 fn named(spec: &GroupSpec, ids: &mut Ids, rif: &Small<table::Rif>) -> GroupEntry {
-    let mut member = |m: &MemberSpec| Member {
-        nexthop: ids.nexthop(m.object, &placed(m.to.clone(), rif)),
-        // The sum is within the chip's limit.
-        weight: u16::try_from(m.weight).unwrap_or(u16::MAX),
-    };
+    let mut member =
+        |m: &MemberSpec| Member { nexthop: ids.nexthop(m.object, &placed(m.to.clone(), rif)), weight: m.weight };
     GroupEntry { members: spec.members.iter().map(&mut member).collect() }
 }
 

@@ -61,11 +61,11 @@ pub(super) fn resolve(
                 Choice::Absent => return trap(TrapClass::Dangling, note),
                 Choice::Empty => return trap(TrapClass::Punt, note),
                 Choice::One(next) => (next, true),
-                Choice::Buckets { at, len } => {
+                Choice::Several { at, len } => {
                     let hash = hash::packet(t, h, frame);
-                    let bucket = (u64::from(hash) * u64::from(len)) >> 32;
-                    note.note(|| Raw::Bucket { hash, bucket: bucket as u32, of: len });
-                    (t.groups.bucket(at + bucket as usize), false)
+                    let member = t.groups.member(at, len, hash);
+                    note.note(|| Raw::Member { hash, member: member as u32, of: len });
+                    (t.groups.next(at, member), false)
                 }
             };
             note.note(|| Raw::NextHop(next));
@@ -144,6 +144,6 @@ pub(super) fn unicast(t: &Tables, group: u32, wanted: impl Fn(u32) -> bool) -> b
     match t.groups.get(group) {
         Choice::Absent | Choice::Empty => false,
         Choice::One(next) => through(next),
-        Choice::Buckets { at, len } => (at..at + len as usize).any(|i| through(t.groups.bucket(i))),
+        Choice::Several { at, len } => (0..len as usize).any(|i| through(t.groups.next(at, i))),
     }
 }

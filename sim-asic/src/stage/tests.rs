@@ -2,7 +2,6 @@
 
 use hal::*;
 use proptest::prelude::*;
-use smallvec::smallvec;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::*;
@@ -118,7 +117,7 @@ impl Bench {
     fn remove(&mut self, k: impl Into<AnyKey>) {
         self.chip.apply(&Op::Remove(k.into())).unwrap();
     }
-    fn group(&mut self, id: u32, members: &[(u32, u16)]) {
+    fn group(&mut self, id: u32, members: &[(u32, u32)]) {
         let members = members.iter().map(|&(n, weight)| Member { nexthop: NextHopId(n), weight }).collect();
         self.set(Record::Group(GroupId(id), GroupEntry { members }));
     }
@@ -679,7 +678,7 @@ fn tables_change_under_running_pipelines() {
                 }
             });
         }
-        let members: [&[(u32, u16)]; 4] = [&[(1, 1), (2, 1)], &[(3, 1)], &[(1, 3), (2, 1), (3, 60)], &[(2, 1), (3, 1)]];
+        let members: [&[(u32, u32)]; 4] = [&[(1, 1), (2, 1)], &[(3, 1)], &[(1, 3), (2, 1), (3, 60)], &[(2, 1), (3, 1)]];
         for round in 0..3000u32 {
             b.group(5, members[round as usize % 4]);
             let len = 17 + round % 16;
@@ -704,8 +703,7 @@ fn tables_change_under_running_pipelines() {
 #[test]
 fn a_group_that_does_not_fit_is_refused() {
     let mut b = Bench::new();
-    let members =
-        smallvec![Member { nexthop: NextHopId(1), weight: 255 }, Member { nexthop: NextHopId(2), weight: 256 }];
+    let members = (0..65).map(|_| Member { nexthop: NextHopId(1), weight: 1 }).collect();
     let op = Op::Set(Record::Group(GroupId(7), GroupEntry { members }));
     assert!(matches!(b.chip.apply(&op), Err(Reason::Unsupported(_))));
 }

@@ -1,7 +1,8 @@
-//! Next hops and groups as readers see them, and how weights become buckets.
+//! Next hops and groups as readers see them, and how weights become shares of the hash.
 //!
-//! A group's word is its only door: a single next hop stands in it, several in one of two bucket ranges, so that a change
-//! fills the other range and then stores the word.
+//! A group's word is its only door: a single next hop stands in it, several in one of two ranges of the pool, so that a change
+//! fills the other range and then stores the word. A member serves the hashes up to its bound, as in the kernel
+//! (`fib_nh_upper_bound`), so that weights hold exactly.
 
 use hal::{DropReason, TrapClass};
 
@@ -58,15 +59,16 @@ pub(crate) enum Choice {
     Empty,
     /// One next hop.
     One(u32),
-    /// So many buckets from that word of the pool on.
-    Buckets { at: usize, len: u32 },
+    /// So many members from that word of the pool on.
+    Several { at: usize, len: u32 },
 }
 
 #[derive(Debug)]
 pub(crate) struct Groups {
     words: Words64,
-    buckets: Words32,
-    /// Buckets of one range.
+    /// Ranges: the bounds of all members, then their next hops.
+    members: Words32,
+    /// Members of one range.
     stride: usize,
 }
 
@@ -76,7 +78,7 @@ const HALF: u64 = 61;
 impl Groups {
     pub(crate) fn new(indices: u32, members: u32) -> Self {
         let stride = members as usize;
-        Groups { words: Words64::new(indices as usize), buckets: Words32::new(indices as usize * 2 * stride), stride }
+        Groups { words: Words64::new(indices as usize), members: Words32::new(indices as usize * 4 * stride), stride }
     }
     #[inline(always)]
     pub(crate) fn get(&self, group: u32) -> Choice {
@@ -87,14 +89,30 @@ impl Groups {
             2 => Choice::One(w as u32),
             _ => {
                 let half = (w >> HALF & 1) as usize;
-                Choice::Buckets { at: (group as usize * 2 + half) * self.stride, len: w as u32 }
+                Choice::Several { at: self.range(group, half), len: w as u32 }
             }
         }
     }
-    /// The next hop in a bucket of [`Choice::Buckets`].
+    fn range(&self, group: u32, half: usize) -> usize {
+        (group as usize * 2 + half) * 2 * self.stride
+    }
+    /// Which of the members of [`Choice::Several`] serves that hash.
     #[inline(always)]
-    pub(crate) fn bucket(&self, at: usize) -> u32 {
-        self.buckets.get(at)
+    pub(crate) fn member(&self, at: usize, len: u32, hash: u32) -> usize {
+        // The last one's bound is the highest hash there is, so that one is always found.
+        let (mut first, mut left) = (0, len as usize);
+        while left > 1 {
+            let half = left / 2;
+            let above = hash > self.members.get(at + first + half - 1);
+            first += usize::from(above) * half;
+            left = if above { left - half } else { half };
+        }
+        first
+    }
+    /// The next hop of a member of [`Choice::Several`].
+    #[inline(always)]
+    pub(crate) fn next(&self, at: usize, member: usize) -> u32 {
+        self.members.get(at + self.stride + member)
     }
     /// Not programmed.
     pub(crate) fn clear(&self, group: u32) {
@@ -103,40 +121,38 @@ impl Groups {
     fn half(&self, group: u32) -> u64 {
         self.words.get(group as usize) >> HALF & 1
     }
-    /// Set it to a bucket list of at most `members` next hops.
-    pub(crate) fn set(&self, group: u32, buckets: &[u32], epochs: &Epochs) {
+    /// Set it to next hops with their weights, none of them 0; at most as many as it has room for.
+    pub(crate) fn set(&self, group: u32, members: &[(u32, u32)], epochs: &Epochs) {
         let half = self.half(group);
-        let word = match buckets {
+        let word = match members {
             [] => 1 << KIND | half << HALF,
-            [one] => 2 << KIND | half << HALF | u64::from(*one),
+            [(one, _)] => 2 << KIND | half << HALF | u64::from(*one),
             _ => {
                 // The other range may still be read by who saw the group before its last change.
                 epochs.wait(epochs.retire());
                 let other = half ^ 1;
-                let at = (group as usize * 2 + other as usize) * self.stride;
-                for (i, b) in buckets.iter().take(self.stride).enumerate() {
-                    self.buckets.set(at + i, *b);
+                let at = self.range(group, other as usize);
+                let members = &members[..members.len().min(self.stride)];
+                for (i, ((next, _), bound)) in members.iter().zip(bounds(members)).enumerate() {
+                    self.members.set(at + i, bound);
+                    self.members.set(at + self.stride + i, *next);
                 }
-                3 << KIND | other << HALF | buckets.len().min(self.stride) as u64
+                3 << KIND | other << HALF | members.len() as u64
             }
         };
         self.words.set(group as usize, word);
     }
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
-/// One bucket for each share after reduction; `Err` with their number if that is more than `max`.
-pub(crate) fn expand(members: &[(u32, u16)], max: u32) -> Result<Vec<u32>, u32> {
-    let g = members.iter().fold(0, |g, (_, w)| gcd(g, u32::from(*w))).max(1);
-    let share = |w: u16| u32::from(w) / g;
-    let sum = members.iter().fold(0u32, |s, (_, w)| s.saturating_add(share(*w)));
-    if sum > max {
-        return Err(sum);
-    }
-    Ok(members.iter().flat_map(|(n, w)| core::iter::repeat_n(*n, share(*w) as usize)).collect())
+/// The highest hash that each member serves.
+fn bounds(members: &[(u32, u32)]) -> impl Iterator<Item = u32> + '_ {
+    let sum: u64 = members.iter().map(|(_, w)| u64::from(*w)).sum();
+    let mut up_to = 0;
+    members.iter().map(move |(_, w)| {
+        up_to += u64::from(*w);
+        let end = (u128::from(up_to) << 32) / u128::from(sum.max(1));
+        u32::try_from(end.saturating_sub(1)).unwrap_or(u32::MAX)
+    })
 }
 
 #[cfg(test)]
@@ -159,11 +175,22 @@ mod tests {
     }
 
     #[test]
-    fn weights_reduce_and_stay_in_proportion() {
-        assert_eq!(expand(&[(7, 10), (8, 20)], 4), Ok(vec![7, 8, 8]));
-        assert_eq!(expand(&[(7, 256)], 1), Ok(vec![7]));
-        assert_eq!(expand(&[(7, 255), (8, 256)], 64), Err(511));
-        assert_eq!(expand(&[], 64), Ok(vec![]));
+    fn members_serve_shares_by_weight() {
+        for (weights, hashes) in [
+            (&[1u32, 2][..], &[(0u32, 0usize), (0x5555_5554, 0), (0x5555_5555, 1), (u32::MAX, 1)][..]),
+            (&[65535, 65535], &[(0x7fff_ffff, 0), (0x8000_0000, 1)]),
+            (&[1, u32::MAX], &[(0, 0), (1, 1), (u32::MAX, 1)]),
+            (&[1, 1, 1, 1, 1], &[(0, 0), (0x3333_3333, 1), (0x6666_6666, 2), (0x9999_9999, 3), (u32::MAX, 4)]),
+        ] {
+            let (e, g) = (Epochs::default(), Groups::new(1, 8));
+            let members: Vec<(u32, u32)> = weights.iter().zip(10..).map(|(w, n)| (n, *w)).collect();
+            g.set(0, &members, &e);
+            let Choice::Several { at, len } = g.get(0) else { panic!() };
+            for (hash, member) in hashes {
+                let m = g.member(at, len, *hash);
+                assert_eq!((m, g.next(at, m)), (*member, 10 + *member as u32), "{weights:?} {hash:#x}");
+            }
+        }
     }
 
     #[test]
@@ -171,12 +198,13 @@ mod tests {
         let e = Epochs::default();
         let g = Groups::new(4, 8);
         assert_eq!(g.get(2), Choice::Absent);
-        g.set(2, &[5], &e);
+        g.set(2, &[(5, 9)], &e);
         assert_eq!(g.get(2), Choice::One(5));
         for list in [&[1, 2, 3][..], &[4, 5], &[6; 8]] {
-            g.set(2, list, &e);
-            let Choice::Buckets { at, len } = g.get(2) else { panic!() };
-            assert_eq!((at..at + len as usize).map(|i| g.bucket(i)).collect::<Vec<_>>(), list);
+            let members: Vec<(u32, u32)> = list.iter().map(|n| (*n, 1)).collect();
+            g.set(2, &members, &e);
+            let Choice::Several { at, len } = g.get(2) else { panic!() };
+            assert_eq!((0..len as usize).map(|i| g.next(at, i)).collect::<Vec<_>>(), list);
         }
         g.set(2, &[], &e);
         assert_eq!(g.get(2), Choice::Empty);

@@ -76,7 +76,7 @@ fn show(s: &Step) -> String {
             let route = or(route.as_ref().map(|(l, f)| format!("a /{l}: {f:?}")));
             format!("source matches {route}, check {check:?}")
         }
-        Step::Bucket { hash, bucket, of } => format!("hash {hash:08x}, bucket {bucket} of {of} (with another seed)"),
+        Step::Member { hash, member, of } => format!("hash {hash:08x}, member {member} of {of} (with another seed)"),
         Step::NextHop { id } => format!("next hop {}", or(id.map(|i| i.to_string()))),
         Step::Adjacency { rif, mac } => {
             format!("neighbour {} on interface {}", or(mac.map(|m| m.to_string())), or(rif.map(|r| r.to_string())))
