@@ -161,6 +161,23 @@ pub fn tunnels() {
     assert_eq!(drops(&c, DropReason::WireRx) + drops(&c, DropReason::Giant), 0, "{c:?}");
 }
 
+/// `IFLA_GSO_IPV4_MAX_SIZE` came with Linux 6.3.
+pub fn needs_big_tcp() -> Result<(), String> {
+    since((6, 3), "this kernel makes no IPv4 super-frames of more than 64 KiB")
+}
+
+/// Before Linux 6.2 a packet socket can't describe UDP super-frames, and drops them.
+pub fn needs_udp_segments() -> Result<(), String> {
+    since((6, 2), "packet sockets of this kernel do not take UDP super-frames")
+}
+
+fn since(version: (u32, u32), else_why: &str) -> Result<(), String> {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut parts = release.split(['.', '-']).map(|n| n.parse::<u32>().unwrap_or(0));
+    let this = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if this >= version { Ok(()) } else { Err(else_why.into()) }
+}
+
 pub fn big_tcp() {
     const IFLA_GSO_MAX_SIZE: u16 = 41;
     const IFLA_GSO_IPV4_MAX_SIZE: u16 = 63;

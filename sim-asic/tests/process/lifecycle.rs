@@ -71,10 +71,10 @@ pub fn mirror() {
         until("the wire's mtu", || (wire_mtu() == mtu).then_some(()));
         a.until_port(0, |e| e.mtu == mtu && e.fault.is_none());
     }
-    ip(&format!("-n {} link set swp1 name uplink", w.sw()));
+    rename(&w, "swp1", "uplink");
     ip(&format!("-n {} link set uplink mtu 1450 address 02:00:00:00:00:99", w.sw()));
     until("the wire's mtu", || (wire_mtu() == 1450).then_some(()));
-    let e = a.until_port(0, |e| e.mtu == 1450 && e.mac.to_string() == "02:00:00:00:00:99");
+    let e = a.until_port(0, |e| e.mtu == 1450 && e.mac.to_string() == "02:00:00:00:00:99" && e.link);
     assert_eq!((e.name.as_str(), e.ifindex, e.link), ("swp1", tap.index, true));
     assert_eq!(a.port(1).fault, None);
 
@@ -211,12 +211,20 @@ pub fn wire_returns() {
     transfer(&ns(1), &ns(2), "10.0.2.2", 2 << 20);
 }
 
+/// Older kernels rename only what is down.
+fn rename(w: &World, from: &str, to: &str) {
+    ip(&format!("-n {} link set {from} down", w.sw()));
+    ip(&format!("-n {} link set {from} name {to}", w.sw()));
+    ip(&format!("-n {} link set {to} up", w.sw()));
+}
+
 pub fn restart() {
     let mut w = World::new("again", 2);
     w.start();
     w.address();
     w.until_reaches(1, "10.0.2.2");
-    ip(&format!("-n {} link set swp2 name uplink", w.sw()));
+    rename(&w, "swp2", "uplink");
+    ip(&format!("-n {} addr replace 2001:db8:2::1/64 dev uplink nodad", w.sw()));
     let before = [w.tap("swp1").unwrap(), w.tap("uplink").unwrap()];
     let boot = w.agent().boot_id;
 
@@ -243,7 +251,7 @@ pub fn restart() {
 
     // Renamed while the chip is dead, its name taken by another device: still the same port.
     w.kill();
-    ip(&format!("-n {} link set uplink name spine", w.sw()));
+    rename(&w, "uplink", "spine");
     ip(&format!("-n {} link add swp2 type veth peer name swp2x", w.sw()));
     w.start();
     w.until_tap("has carrier", "spine", |l| l.carrier);
@@ -270,7 +278,8 @@ pub fn release() {
     let o = w.asic_once(&args);
     assert!(!o.status.success() && String::from_utf8_lossy(&o.stderr).contains("another chip runs"), "{o:?}");
     w.kill();
-    ip(&format!("-n {} link set swp2 name uplink", w.sw()));
+    rename(&w, "swp2", "uplink");
+    ip(&format!("-n {} addr replace 2001:db8:2::1/64 dev uplink nodad", w.sw()));
     let o = w.asic_once(&args);
     assert!(o.status.success(), "{o:?}");
     assert_eq!(String::from_utf8_lossy(&o.stdout).lines().count(), 2, "{o:?}");

@@ -24,9 +24,9 @@ fn tests() -> Vec<Test> {
     vec![
         ("frames::hosts_reach_each_other_through_the_kernel", frames::reach, always),
         ("frames::tcp_arrives_intact_with_default_offloads", frames::tcp, always),
-        ("frames::udp_super_frames_are_cut", frames::udp_segments, always),
+        ("frames::udp_super_frames_are_cut", frames::udp_segments, frames::needs_udp_segments),
         ("frames::super_frames_of_tunnels_are_cut", frames::tunnels, frames::needs_vxlan),
-        ("frames::super_frames_of_more_than_64_kib_are_cut", frames::big_tcp, always),
+        ("frames::super_frames_of_more_than_64_kib_are_cut", frames::big_tcp, frames::needs_big_tcp),
         ("frames::tags_reach_the_kernel", frames::tags, always),
         ("frames::an_idle_wire_is_silent", frames::silence, always),
         ("frames::policers_limit_a_class", frames::policer, always),

@@ -183,7 +183,7 @@ pub fn compare(
         }
     }
     for (world, port, what) in alone {
-        if !explained(&snaps, sends, world, port, &what) {
+        if !explained(&snaps, sends, passed, world, port, &what) {
             out.push(Difference::Chatter { port, what, world });
         }
     }
@@ -217,8 +217,16 @@ const REDIRECTS: u32 = 6;
 ///   (DESIGN, promise 1: keep-alive requests to neighbours in use).
 /// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
 /// * Either: requests that come of having chosen another member of a multipath route; for a gateway, or for the sender that is told
-///   that nothing could be reached by it. A redirect to a member on the interface that the packet came in by.
-fn explained(snaps: &[Snapshot; 2], sends: &BTreeMap<u32, &Send>, world: usize, port: usize, c: &Chatter) -> bool {
+///   that nothing could be reached by it, or, of so many such answers that the kernel may have stopped ([`worn`]), that no route leads
+///   there. A redirect to a member on the interface that the packet came in by.
+fn explained(
+    snaps: &[Snapshot; 2],
+    sends: &BTreeMap<u32, &Send>,
+    passed: &BTreeSet<u32>,
+    world: usize,
+    port: usize,
+    c: &Chatter,
+) -> bool {
     let Some(target) = c.target else { return false };
     if c.kind == "nd-redirect" {
         return snaps[world].choice(port, target);
@@ -231,7 +239,7 @@ fn explained(snaps: &[Snapshot; 2], sends: &BTreeMap<u32, &Send>, world: usize, 
         members.len() > 1 && members.iter().any(|m| m.void)
     };
     let told = |s: &&Send| addresses(&s.bytes).is_some_and(|(from, to)| from == target && void(to));
-    if snaps[world].choice(port, target) || sends.values().any(told) {
+    if snaps[world].choice(port, target) || sends.values().any(told) || worn(sends, passed, u32::MAX, target) {
         return true;
     }
     match world {
@@ -323,9 +331,14 @@ fn spent(
 ) -> bool {
     let Some(s) = sent else { return false };
     let [(_, only)] = (if first.is_empty() { second } else { first }) else { return false };
-    let from = |s: &Send| addresses(&s.bytes).map(|(from, _)| from);
-    let before = sends.range(..=s.id).filter(|(id, o)| from(o) == from(s) && !passed.contains(id)).count();
-    first.is_empty() != second.is_empty() && no_route(only, s) && before > BURST
+    let Some((from, _)) = addresses(&s.bytes) else { return false };
+    first.is_empty() != second.is_empty() && no_route(only, s) && worn(sends, passed, s.id, from)
+}
+
+/// Whether an IPv4 source had sent so much that may be answered so, up to that frame, that the kernel may have stopped.
+fn worn(sends: &BTreeMap<u32, &Send>, passed: &BTreeSet<u32>, up_to: u32, source: IpAddr) -> bool {
+    let by_it = |s: &Send| addresses(&s.bytes).is_some_and(|(from, _)| from == source);
+    source.is_ipv4() && sends.range(..=up_to).filter(|(id, s)| by_it(s) && !passed.contains(id)).count() > BURST
 }
 
 /// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.
