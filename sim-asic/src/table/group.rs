@@ -99,11 +99,17 @@ impl Groups {
     /// Which of the members of [`Choice::Several`] serves that hash.
     #[inline(always)]
     pub(crate) fn member(&self, at: usize, len: u32, hash: u32) -> usize {
+        let bound = |i: usize| self.members.get(at + i);
+        // Where all have the same weight the hash alone tells, but for a rounding.
+        let even = ((u64::from(hash) * u64::from(len)) >> 32) as usize;
+        if hash <= bound(even) && (even == 0 || hash > bound(even - 1)) {
+            return even;
+        }
         // The last one's bound is the highest hash there is, so that one is always found.
         let (mut first, mut left) = (0, len as usize);
         while left > 1 {
             let half = left / 2;
-            let above = hash > self.members.get(at + first + half - 1);
+            let above = hash > bound(first + half - 1);
             first += usize::from(above) * half;
             left = if above { left - half } else { half };
         }
