@@ -116,7 +116,13 @@ const SYSCTLS: &[(&str, &str)] = &[
 
 /// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon, and
 /// proxy answers, which else wait for a random time, come at once.
-const NEIGH: &[(&str, &str)] = &[("retrans_time_ms", "100"), ("mcast_solicit", "1"), ("proxy_delay", "0")];
+const NEIGH: &[(&str, &str)] = &[
+    ("retrans_time_ms", "100"),
+    ("mcast_solicit", "1"),
+    ("proxy_delay", "0"),
+    // One that was heard of stays in use, however long a step takes: else it would be given up after seconds.
+    ("delay_first_probe_time", "3600"),
+];
 
 fn sysctl(path: &str, value: &str) -> io::Result<()> {
     std::fs::write(format!("/proc/sys/{path}"), format!("{value}\n"))
