@@ -5,6 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
+pub use sim_asic::config::Firewall;
+
 /// Where it is looked for unless `--config` says otherwise.
 pub const DEFAULT_FILE: &str = "/etc/virga/virga.toml";
 /// The agent's socket unless configured otherwise.
@@ -23,6 +25,8 @@ pub struct Agent {
     pub record: Option<PathBuf>,
     /// Receive buffer of the monitor socket in bytes; beyond `net.core.rmem_max` it takes CAP_NET_ADMIN.
     pub receive_buffer: usize,
+    /// What is done about a firewall that may see forwarded packets.
+    pub firewall: Firewall,
 }
 
 impl Default for Agent {
@@ -32,6 +36,7 @@ impl Default for Agent {
             socket: DEFAULT_SOCKET.into(),
             record: None,
             receive_buffer: crate::edge::monitor::RECEIVE_BUFFER,
+            firewall: Firewall::Punt,
         }
     }
 }
@@ -39,7 +44,7 @@ impl Default for Agent {
 /// Sections of the file, and their keys: only for hints, the chip's crate knows what is valid.
 const SECTIONS: [(&str, &[&str]); 2] = [
     ("chip", &["profile", "port", "listen", "netns", "host-netns", "policer"]),
-    ("agent", &["chip", "socket", "record", "receive-buffer"]),
+    ("agent", &["chip", "socket", "record", "receive-buffer", "policy"]),
 ];
 
 /// Read `file`, or the default one, which may be missing.
@@ -80,6 +85,7 @@ pub fn parse(text: &str) -> Result<Agent, String> {
         socket: a.socket.unwrap_or(default.socket),
         record: a.record,
         receive_buffer: a.receive_buffer.unwrap_or(default.receive_buffer),
+        firewall: a.policy.firewall,
     })
 }
 
@@ -121,7 +127,10 @@ mod tests {
     fn nothing_said_means_defaults_and_what_is_said_counts() {
         assert_eq!(parse("").unwrap(), Agent::default());
         let a = parse("[chip]\nport = [\"swp1=none\"]\n[agent]\nsocket = \"/x\"\nreceive-buffer = 4096\n").unwrap();
-        assert_eq!((a.socket, a.receive_buffer), (PathBuf::from("/x"), 4096));
+        assert_eq!((a.socket, a.receive_buffer, a.firewall), (PathBuf::from("/x"), 4096, Firewall::Punt));
+        for text in ["[agent]\npolicy.firewall = \"ignore\"\n", "[agent.policy]\nfirewall = \"ignore\"\n"] {
+            assert_eq!(parse(text).unwrap().firewall, Firewall::Ignore);
+        }
     }
 
     #[test]
@@ -129,10 +138,12 @@ mod tests {
         for (text, has) in [
             ("[agent]\nsokcet = \"/x\"\n", "unknown key in [agent]: sokcet; did you mean socket?"),
             ("[agnet]\n", "unknown section: [agnet]; did you mean [agent]?"),
-            ("[agent]\nzzzzzz = 1\n", "valid are chip, socket, record, receive-buffer"),
+            ("[agent]\nzzzzzz = 1\n", "valid are chip, socket, record, receive-buffer, policy"),
             ("[agent]\n\nreceive-buffer = \"big\"\n", "line 3: "),
             ("[agent]\nreceive-buffer = 0\n", "receive-buffer is 0"),
             ("[agent\n", "line 1: "),
+            ("[agent.policy]\nfirewal = \"ignore\"\n", "unknown field `firewal`"),
+            ("[agent.policy]\nfirewall = \"off\"\n", "unknown variant `off`"),
             ("agent = 3\n", "write [agent]"),
             // The chip's section as well.
             ("[chip]\nprot = []\n", "unknown key in [chip]: prot; did you mean port?"),

@@ -97,7 +97,11 @@ fn run(options: Options) -> Result<(), String> {
     let listener = Listener::bind(&socket)?;
     let netns = netns_inode()?;
 
-    let core_config = CoreConfig::new(netns);
+    let core_config =
+        CoreConfig { ignore_firewall: cfg.firewall == config::Firewall::Ignore, ..CoreConfig::new(netns) };
+    if core_config.ignore_firewall {
+        tracing::warn!("policy.firewall is \"ignore\": hardware forwards past nftables and iptables");
+    }
     let waker = Waker::new().map_err(|e| format!("no eventfd: {e}"))?;
     let monitor = Monitor::start(GROUPS, cfg.receive_buffer, waker.clone())
         .map_err(|e| format!("the netlink monitor socket can't be opened: {e}"))?;

@@ -50,6 +50,29 @@ pub struct Agent {
     pub record: Option<PathBuf>,
     /// Receive buffer of the agent's netlink socket, in bytes.
     pub receive_buffer: Option<usize>,
+    /// What is done about policy that hardware can't follow.
+    #[serde(default)]
+    pub policy: Policy,
+}
+
+/// `[agent.policy]`
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Policy {
+    /// About nftables and xtables.
+    #[serde(default)]
+    pub firewall: Firewall,
+}
+
+/// What is done about a firewall that may see forwarded packets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firewall {
+    /// What it could see is punted, so that it does.
+    #[default]
+    Punt,
+    /// Hardware forwards past it.
+    Ignore,
 }
 
 /// `[chip]`: the same words as the options, which go before it.

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
 use virga_tests::traffic::{ping, ping_all, poke, tcp};
-use virga_tests::{Host, LIMIT, World, check, ip, need, net, on, run, settle, sysctl, wait_for, world};
+use virga_tests::{Host, LIMIT, World, check, ip, need, net, on, run, settle, sysctl, wait_for, world, world_with};
 
 fn main() -> ExitCode {
     virga_tests::main(&[
@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         ("multipath_uses_all_members", multipath_uses_all_members),
         ("ip_forward_off_stops_at_once", ip_forward_off_stops_at_once),
         ("forward_chain_closes_the_gate", forward_chain_closes_the_gate),
+        ("a_firewall_can_be_passed_over_by_configuration", a_firewall_can_be_passed_over_by_configuration),
         ("ip_rule_closes_the_gate", ip_rule_closes_the_gate),
         ("strict_rp_filter_stops_spoofed_sources", strict_rp_filter_stops_spoofed_sources),
     ])
@@ -375,6 +376,28 @@ fn forward_chain_closes_the_gate() -> Result<()> {
     nft("delete table ip t")?;
     settle(&w)?;
     expect(&w, h1, h2.v4(), Path::Chip)?;
+    check(&w)
+}
+
+fn a_firewall_can_be_passed_over_by_configuration() -> Result<()> {
+    need("nft", "nftables")?;
+    std::fs::create_dir_all("/run/virga")?;
+    let file = "/run/virga/policy.toml";
+    std::fs::write(file, "[agent]\npolicy.firewall = \"ignore\"\n")?;
+    let w = world_with(|c| c.agent_args = vec!["--config".into(), file.into()])?;
+    let (h1, h2) = (w.host(1), w.host(2));
+    first_exchange(&w, h1, h2)?;
+    let nft = |line: &str| run(Command::new("nft").args(line.split_whitespace()));
+    nft("add table ip t")?;
+    nft("add chain ip t f { type filter hook forward priority 0 ; policy drop ; }")?;
+    settle(&w)?;
+    expect(&w, h1, h2.v4(), Path::Chip)?;
+    let said = run(w.virga().arg("status"))?;
+    ensure!(said.contains("policy.firewall is \"ignore\"") && said.contains("chain ip t f"), "no warning:\n{said}");
+    // What is no firewall closes the gate as ever.
+    ip("rule add from 10.0.1.2 prohibit")?;
+    settle(&w)?;
+    expect(&w, h1, h2.v4(), Path::Nowhere)?;
     check(&w)
 }
 

@@ -36,12 +36,14 @@ pub struct CoreConfig {
     pub refresh: Nanos,
     /// How many neighbours are probed a second at most.
     pub probes: u32,
+    /// Hardware forwards past nftables and xtables: the operator's word, against promise 1.
+    pub ignore_firewall: bool,
 }
 
 impl CoreConfig {
     /// The defaults, for the namespace of that inode.
     pub fn new(netns: u64) -> Self {
-        CoreConfig { netns, audit: 60 * SECOND, refresh: 5 * SECOND, probes: 200 }
+        CoreConfig { netns, audit: 60 * SECOND, refresh: 5 * SECOND, probes: 200, ignore_firewall: false }
     }
 }
 
@@ -432,6 +434,7 @@ impl Core {
     /// What policy closes, by the rules and settings that a mirror knows of.
     fn gate_of(&self, mirror: &Mirror) -> Gate {
         let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
+        findings.retain(|f| !(f.firewall && self.cfg.ignore_firewall));
         // `ip rule`s are not compiled: any beyond the default ones closes its family.
         findings.extend(mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why)));
         findings.extend(mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why)));

@@ -198,6 +198,12 @@ fn status(core: &Core, c: &Count) -> Value {
     let (absent4, guards4) = core.program.route4.starved();
     let (absent6, guards6) = core.program.route6.starved();
     let mut warnings = core.totals.warnings.clone();
+    if core.cfg.ignore_firewall {
+        let passed = core.polled.iter().flat_map(|p| &p.findings).filter(|f| f.firewall).map(|f| f.why.as_str());
+        let passed: Vec<&str> = passed.collect();
+        let now = if passed.is_empty() { "nothing at present".to_owned() } else { passed.join("; ") };
+        warnings.push(format!("policy.firewall is \"ignore\": hardware forwards past nftables and iptables ({now})"));
+    }
     if absent4 + absent6 > 0 {
         warnings.push(format!(
             "{} routes find no room in the chip; {} covering routes are punted for them",

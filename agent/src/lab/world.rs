@@ -180,9 +180,12 @@ impl World {
             wait_for(&format!("carrier on {port}"), START, carrier).map_err(|e| blame(&world.chip, &e))?;
         }
         if world.config.agent {
-            let mut args = vec!["--config".into(), toml.display().to_string()];
-            if !world.config.agent_args.iter().any(|a| a == "--chip") {
-                args.extend(["--chip".into(), format!("unix:{RUN}/asic.sock")]);
+            let mut args = Vec::new();
+            for (name, value) in [("--config", toml.display().to_string()), ("--chip", format!("unix:{RUN}/asic.sock"))]
+            {
+                if !world.config.agent_args.iter().any(|a| a == name) {
+                    args.extend([name.into(), value]);
+                }
             }
             args.extend(world.config.agent_args.iter().cloned());
             let agent = start(&world.config.exe, "virgad", args)?;

@@ -132,12 +132,18 @@ pub struct Finding {
     pub scope: Scope,
     /// One sentence for `status`: names the thing and, where there is one, the remedy.
     pub why: String,
+    /// It is nftables' or xtables', which the operator may have hardware pass over (`policy.firewall`).
+    pub firewall: bool,
 }
 
 impl Finding {
     /// A finding.
     pub fn new(scope: Scope, why: impl Into<String>) -> Finding {
-        Finding { scope, why: why.into() }
+        Finding { scope, why: why.into(), firewall: false }
+    }
+    /// As a finding about the firewall.
+    pub fn by_firewall(self) -> Finding {
+        Finding { firewall: true, ..self }
     }
 }
 

@@ -85,7 +85,7 @@ pub fn judge(ruleset: &Ruleset, ports: &[PortRef]) -> Vec<Finding> {
     each(&ruleset.objects, "object", &object);
     findings.sort();
     findings.dedup();
-    findings
+    findings.into_iter().map(Finding::by_firewall).collect()
 }
 
 fn family_name(family: u8) -> String {

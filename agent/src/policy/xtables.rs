@@ -68,7 +68,7 @@ pub fn judge(names: &str, v6: bool, passes: impl Fn(&str) -> bool) -> Vec<Findin
                      flush it and unload {module}_{n} to have hardware forward again"
                 )
             };
-            Finding::new(scope, why)
+            Finding::new(scope, why).by_firewall()
         })
         .collect()
 }
