@@ -75,6 +75,8 @@ pub struct Hello {
     pub boot_id: u64,
     /// What the chip is.
     pub profile: Profile,
+    /// What else it says of itself, for status displays: program, version, threads.
+    pub about: String,
 }
 
 /// From chip to agent.

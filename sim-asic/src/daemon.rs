@@ -287,7 +287,9 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
     ports.refresh_all(&worker, |id, e| chip.set_port(id, e.clone()));
     ports.summary(worker.workers());
     let socket = if embedded.is_none() { Some(Socket::bind(Path::new(path))?) } else { None };
-    let server = Server::new(chip, socket, embedded).map_err(|e| format!("no random number: {e}"))?;
+    let threads = if workers == 1 { "1 worker".to_owned() } else { format!("{workers} workers") };
+    let about = format!("virga-asic {}, {threads}", env!("CARGO_PKG_VERSION"));
+    let server = Server::new(chip, about, socket, embedded).map_err(|e| format!("no random number: {e}"))?;
     match &c {
         _ if server.is_over() => {}
         _ if server.fds().0.is_some() => info!("chip of profile {name} is ready; the agent finds it at {listen}"),

@@ -91,6 +91,7 @@ fn group(name: &str) -> Option<u32> {
 pub struct Server {
     chip: SimChip,
     boot_id: u64,
+    about: String,
     socket: Option<Socket>,
     agent: Option<ChipConn>,
     /// Whether the agent has said hello.
@@ -103,12 +104,12 @@ impl Server {
     ///
     /// # Errors
     /// No random number to be had.
-    pub fn new(chip: SimChip, socket: Option<Socket>, agent: Option<ChipConn>) -> io::Result<Server> {
+    pub fn new(chip: SimChip, about: String, socket: Option<Socket>, agent: Option<ChipConn>) -> io::Result<Server> {
         use io::Read;
         let mut id = [0; 8];
         fs::File::open("/dev/urandom")?.read_exact(&mut id)?;
         let boot_id = u64::from_ne_bytes(id);
-        Ok(Server { chip, boot_id, socket, agent, greeted: false, events: Vec::new() })
+        Ok(Server { chip, boot_id, about, socket, agent, greeted: false, events: Vec::new() })
     }
 
     /// The chip, to tell it of its ports.
@@ -207,8 +208,12 @@ impl Server {
             ToChip::Hello { .. } => {
                 self.greeted = true;
                 info!("an agent is here");
-                let profile = self.chip.profile().clone();
-                conn.send(&FromChip::Hello(Box::new(Hello { version: VERSION, boot_id: self.boot_id, profile })))
+                conn.send(&FromChip::Hello(Box::new(Hello {
+                    version: VERSION,
+                    boot_id: self.boot_id,
+                    profile: self.chip.profile().clone(),
+                    about: self.about.clone(),
+                })))
             }
             ToChip::Batch { id, ops } => {
                 if ops.len() > BATCH {

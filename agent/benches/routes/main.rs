@@ -141,9 +141,12 @@ impl World {
 
     fn chip(&mut self, m: ToChip) -> Option<FromChip> {
         Some(match (m, &mut self.chip) {
-            (ToChip::Hello { .. }, _) => {
-                FromChip::Hello(Box::new(Hello { version: hal::bus::VERSION, boot_id: 1, profile: profile() }))
-            }
+            (ToChip::Hello { .. }, _) => FromChip::Hello(Box::new(Hello {
+                version: hal::bus::VERSION,
+                boot_id: 1,
+                profile: profile(),
+                about: String::new(),
+            })),
             (ToChip::Batch { id, ops }, chip) => {
                 self.seen.ops += ops.len();
                 let rejected = chip.as_mut().map_or(Vec::new(), |c| {

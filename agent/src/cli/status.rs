@@ -18,7 +18,11 @@ pub fn run(cx: &Context) -> Result<ExitCode, String> {
 fn text(v: &Value) -> String {
     let chip = &v["chip"];
     let mut out = if chip["connected"].as_bool() == Some(true) {
-        format!("chip {} boot {}\n", plain(&chip["profile"]), plain(&chip["boot_id"]))
+        let about = match plain(&chip["about"]) {
+            a if a.is_empty() => a,
+            a => format!(" ({a})"),
+        };
+        format!("chip {} boot {}{about}\n", plain(&chip["profile"]), plain(&chip["boot_id"]))
     } else {
         "chip not connected\n".to_owned()
     };

@@ -36,6 +36,8 @@ pub(super) struct Chip {
     state: State,
     asks: BTreeMap<u64, Ask>,
     pub boot_id: Option<u64>,
+    /// What it says of itself.
+    pub about: String,
     pub connects: u64,
 }
 
@@ -45,6 +47,7 @@ impl Default for Chip {
             state: State::Absent("the chip has not connected yet".into()),
             asks: BTreeMap::new(),
             boot_id: None,
+            about: String::new(),
             connects: 0,
         }
     }
@@ -115,6 +118,7 @@ impl Core {
             tracing::info!(chip = h.profile.name, "a chip that started anew, or is new to this agent");
         }
         self.chip.boot_id = Some(h.boot_id);
+        self.chip.about = h.about;
         self.chip.connects += 1;
         self.profile = h.profile;
         self.policy_known = false;

@@ -224,6 +224,7 @@ fn status(core: &Core, c: &Count) -> Value {
         "chip": {
             "connected": core.chip.absent().is_none(),
             "profile": core.profile.name,
+            "about": core.chip.about,
             "boot_id": core.chip.boot_id.map(|b| format!("{b:016x}")),
             "connects": core.chip.connects,
             "ports": core.ports.iter().count(),

@@ -270,7 +270,7 @@ impl Lab {
 
     fn hello(&mut self) {
         let profile = self.chip.profile().clone();
-        let hello = Hello { version: hal::bus::VERSION, boot_id: self.boot_id, profile };
+        let hello = Hello { version: hal::bus::VERSION, boot_id: self.boot_id, profile, about: String::new() };
         self.input(Input::Chip(FromChip::Hello(Box::new(hello))));
     }
 

@@ -324,7 +324,13 @@ mod tests {
         let hello = || {
             let (mut l, mut c) = pair();
             let profile = sim_asic::config::profile("small").unwrap();
-            c.send(&FromChip::Hello(Box::new(hal::Hello { version: VERSION, boot_id: 1, profile }))).unwrap();
+            c.send(&FromChip::Hello(Box::new(hal::Hello {
+                version: VERSION,
+                boot_id: 1,
+                profile,
+                about: String::new(),
+            })))
+            .unwrap();
             assert!(matches!(l.poll(0), Some(News::Message(_))));
             (l, c)
         };
