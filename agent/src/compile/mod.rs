@@ -9,9 +9,9 @@ pub mod switch;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
-use hal::{PortEntry, PortId, Profile, RifId};
+use hal::{Addr, Family, PortEntry, PortId, Profile, RifId};
 
 use crate::mirror::Mirror;
 use crate::policy::{Finding, Polled, Scope};
@@ -78,9 +78,14 @@ impl Gate {
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
-    /// The single IPv4 destinations among what is closed.
-    pub fn hosts(&self) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        self.reach.iter().filter_map(|s| if let Scope::Host4(a) = s { Some(*a) } else { None })
+    /// The single destinations of a family among what is closed.
+    pub fn hosts<F: Family>(&self) -> impl Iterator<Item = F::Addr> + '_ {
+        let of = |s: &Scope| match s {
+            Scope::Host(IpAddr::V4(a)) if F::BITS == 32 => Some(u128::from(a.to_bits())),
+            Scope::Host(IpAddr::V6(a)) if F::BITS == 128 => Some(a.to_bits()),
+            _ => None,
+        };
+        self.reach.iter().filter_map(of).map(F::Addr::from_number)
     }
     /// The first finding that reaches one of these scopes.
     pub fn closed(&self, scopes: &[Scope]) -> Option<&Finding> {

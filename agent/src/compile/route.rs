@@ -4,8 +4,6 @@
 //! is a trap at that prefix. A verdict does not depend on links, neighbours or policy. `ignore_routes_with_linkdown` needs
 //! no care: what would leave by a port without link is trapped by the chip, and the kernel looks further by itself.
 
-use std::net::IpAddr;
-
 use hal::{Addr, DropReason, Prefix, RifId, TrapClass};
 
 use super::{Facts, Why};
@@ -72,9 +70,8 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
         return Some(trap(TrapClass::ToUs, Why::ToUs));
     }
     // What the kernel learned of one destination (a path MTU, a redirect) goes before its routes.
-    if let IpAddr::V4(host) = p.addr().ip()
-        && p.len() == 32
-        && let Some(found) = f.gate.closed(&[Scope::Host4(host)])
+    if p.len() == F::BITS
+        && let Some(found) = f.gate.closed(&[Scope::Host(p.addr().ip())])
     {
         return Some(punt(Why::Policy(found.why.clone())));
     }

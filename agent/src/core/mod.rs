@@ -457,8 +457,11 @@ impl Core {
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
-            for host in old.hosts().chain(self.gate.hosts()) {
+            for host in old.hosts::<V4>().chain(self.gate.hosts::<V4>()) {
                 self.program.route4.touch(Prefix::host(host));
+            }
+            for host in old.hosts::<V6>().chain(self.gate.hosts::<V6>()) {
+                self.program.route6.touch(Prefix::host(host));
             }
         }
     }
@@ -531,13 +534,10 @@ fn prefixes<F: MirrorFamily>(m: &Mirror, gate: &Gate, cursor: u64, max: usize) -
     let at = (cursor >> 32) as usize;
     let elsewhere = |p: Prefix<F>, before: &[u32]| before.iter().any(|t| !m.aliases::<F>(*t, p).is_empty());
     let Some(table) = TABLES.get(at) else {
-        let mut own = Vec::new();
-        if F::BITS == 32 {
-            let all = m.own4().chain(gate.hosts().filter(|a| !m.owns(*a)));
-            let all = all.map(|a| Prefix::<F>::host(F::Addr::from_number(u128::from(a.to_bits()))));
-            own.extend(all.filter(|p| !elsewhere(*p, &TABLES)));
-        }
-        return (own, None);
+        let own4 = m.own4().filter(|_| F::BITS == 32).map(|a| F::Addr::from_number(u128::from(a.to_bits())));
+        let hosts = gate.hosts::<F>().filter(|a| F::BITS != 32 || !m.owns(*a));
+        let rest = own4.chain(hosts).map(Prefix::<F>::host).filter(|p| !elsewhere(*p, &TABLES));
+        return (rest.collect(), None);
     };
     let mut page = Vec::new();
     let next = m.prefixes::<F>(*table, cursor as u32, max, &mut page);

@@ -186,7 +186,7 @@ fn scope_name(core: &Core, s: Scope) -> String {
         Scope::V4 => "inet".into(),
         Scope::V6 => "inet6".into(),
         Scope::Link(i) => dev(core, i),
-        Scope::Host4(a) => a.to_string(),
+        Scope::Host(a) => a.to_string(),
         Scope::Ingress4(i) => format!("inet in by {}", dev(core, i)),
         Scope::Ingress6(i) => format!("inet6 in by {}", dev(core, i)),
     }

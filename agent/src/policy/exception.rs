@@ -1,11 +1,12 @@
-//! Exceptions of single destinations in IPv4's routes: gateways from ICMP redirects, locked path MTUs from ICMP errors.
+//! Exceptions of single destinations in the kernel's routes: gateways from redirects, path MTUs from ICMP errors.
 //!
 //! Judges an `RTM_GETROUTE` dump of cloned routes; no I/O. Traffic makes them, a route's change or some minutes end
-//! them, and nothing announces either. A path MTU that is not locked is of no consequence to what is forwarded, since
-//! `ip_forward_use_pmtu` is off or closes the gate; one is locked when the ICMP error names less than `min_pmtu` (552).
-//! IPv6 needs no such look: it forwards by the interface's MTU, and takes redirects only where the gate closes for it.
+//! them, and nothing announces either. An IPv4 path MTU that is not locked is of no consequence to what is forwarded, since
+//! `ip_forward_use_pmtu` is off or closes the gate; one is locked when the ICMP error names less than `min_pmtu` (552). IPv6
+//! holds what it forwards to any that it has learned (`ip6_dst_mtu_maybe_forward`).
+//! IPv4 shows an exception only once the kernel itself has sent by it (`fnhe_dump_bucket`).
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::nl::{Message, attrs, find, u32_at};
 use super::{Finding, Scope};
@@ -14,11 +15,13 @@ const NEWROUTE: u16 = 24;
 /// `RTCF_REDIRECTED` (`linux/in_route.h`)
 const REDIRECTED: u32 = 0x0004_0000;
 const RTAX_MTU: u16 = 2;
+/// `AF_INET6`
+const V6: u8 = libc::AF_INET6 as u8;
 
 /// The question: cloned routes (`RTM_F_CLONED`) of table main, behind a `struct rtmsg`.
-pub fn question() -> [u8; 20] {
+pub fn question(family: u8) -> [u8; 20] {
     let mut b = [0; 20];
-    b[0] = libc::AF_INET as u8;
+    b[0] = family;
     b[8..12].copy_from_slice(&0x200u32.to_ne_bytes());
     // RTA_TABLE
     b[12..14].copy_from_slice(&8u16.to_ne_bytes());
@@ -29,8 +32,11 @@ pub fn question() -> [u8; 20] {
 
 /// What the exceptions close.
 pub fn judge(routes: &[Message]) -> Vec<Finding> {
-    let unreadable = || Some(Finding::new(Scope::V4, "a route exception that the agent cannot read"));
-    let one = |m: &Message| exception(&m.body).unwrap_or_else(unreadable);
+    let unreadable = |m: &Message| {
+        let scope = if m.body.first() == Some(&V6) { Scope::V6 } else { Scope::V4 };
+        Some(Finding::new(scope, "a route exception that the agent cannot read"))
+    };
+    let one = |m: &Message| exception(&m.body).unwrap_or_else(|| unreadable(m));
     routes.iter().filter(|m| m.kind == NEWROUTE).filter_map(one).collect()
 }
 
@@ -38,8 +44,15 @@ pub fn judge(routes: &[Message]) -> Vec<Finding> {
 fn exception(b: &[u8]) -> Option<Option<Finding>> {
     let flags = u32_at(b, 8)?;
     let a = attrs(b.get(12..)?)?;
-    let dst: [u8; 4] = find(&a, 1)?.try_into().ok()?;
-    let dst = Ipv4Addr::from(dst);
+    let dst = find(&a, 1)?;
+    if b.first() == Some(&V6) {
+        let dst = Ipv6Addr::from(<[u8; 16]>::try_from(dst).ok()?);
+        let why = format!(
+            "{dst}: ICMPv6 has taught the kernel a path MTU or another gateway; until it expires, or: ip -6 route flush cache"
+        );
+        return Some(Some(Finding::new(Scope::Host(IpAddr::V6(dst)), why)));
+    }
+    let dst = Ipv4Addr::from(<[u8; 4]>::try_from(dst).ok()?);
     let metrics = find(&a, 8).map_or(Some(Vec::new()), attrs)?;
     let locked = find(&metrics, 1).and_then(|l| u32_at(l, 0)).unwrap_or(0);
     let what = if flags & REDIRECTED != 0 {
@@ -49,7 +62,8 @@ fn exception(b: &[u8]) -> Option<Option<Finding>> {
     } else {
         return Some(None);
     };
-    Some(Some(Finding::new(Scope::Host4(dst), format!("{dst}: {what}; until it expires, or: ip route flush cache"))))
+    let why = format!("{dst}: {what}; until it expires, or: ip route flush cache");
+    Some(Some(Finding::new(Scope::Host(IpAddr::V4(dst)), why)))
 }
 
 #[cfg(test)]
@@ -70,7 +84,7 @@ mod tests {
     #[test]
     fn redirects_and_locked_mtus_close_their_destination() {
         let dst: (u16, &[u8]) = (1, &[10, 0, 2, 2]);
-        let host = [Scope::Host4(Ipv4Addr::new(10, 0, 2, 2))];
+        let host = [Scope::Host(Ipv4Addr::new(10, 0, 2, 2).into())];
         let scopes = |m| judge(&[m]).into_iter().map(|f| f.scope).collect::<Vec<_>>();
         assert_eq!(scopes(route(0x200, &[dst])), []);
         assert_eq!(scopes(route(0x200 | REDIRECTED, &[dst])), host);
@@ -86,5 +100,9 @@ mod tests {
         assert_eq!(scopes(route(0x200, &[dst, (8, &metrics(0))])), []);
         assert_eq!(scopes(route(0x200, &[dst, (8, &metrics(4))])), host);
         assert_eq!(scopes(route(0x200, &[])), [Scope::V4]);
+        let six: Ipv6Addr = "2001:db8::2".parse().unwrap();
+        let as6 = |m: Message| Message { body: [&[V6, 128], &m.body[2..]].concat(), ..m };
+        assert_eq!(scopes(as6(route(0x200, &[(1, &six.octets())]))), [Scope::Host(six.into())]);
+        assert_eq!(scopes(as6(route(0x200, &[dst]))), [Scope::V6], "an address of the wrong length");
     }
 }

@@ -21,7 +21,7 @@ pub mod xfrm;
 pub mod xtables;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,8 @@ pub enum Scope {
     Ingress4(u32),
     /// IPv6 that comes in by it.
     Ingress6(u32),
-    /// IPv4 to that address.
-    Host4(Ipv4Addr),
+    /// What goes to that address.
+    Host(IpAddr),
 }
 
 /// One reason why something is punted.

@@ -192,12 +192,16 @@ impl Reader {
             return Ok(findings.clone());
         }
         let routes = with(&mut self.route, libc::NETLINK_ROUTE, |s| {
-            // Routes change all the time; an exception that this hides is found by the next look.
-            match s.dump_once(RTM_GETROUTE, &exception::question()) {
-                // Table main is made with its first route.
-                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(Vec::new()),
-                r => r,
+            let mut all = Vec::new();
+            for family in [libc::AF_INET, libc::AF_INET6] {
+                // Routes change all the time; an exception that this hides is found by the next look.
+                match s.dump_once(RTM_GETROUTE, &exception::question(family as u8)) {
+                    // Table main is made with its first route; a kernel may lack IPv6.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
+                    r => all.extend(r?),
+                }
             }
+            Ok(all)
         })?;
         let took = start.elapsed();
         let rest = if took > QUICK { took * REST } else { Duration::ZERO };

@@ -246,6 +246,13 @@ fn transport(
     let (rs, ra, mld) = (s.flag("rs"), s.flag("ra"), s.flag("mld"));
     let tcp_flags = s.get("flags").map(|f| u8::from_str_radix(f, 16)).transpose().context("flags=")?.unwrap_or(2);
     let quote = s.get("quote");
+    let rest = match s.get("rest") {
+        None => [0; 4],
+        Some(v) => match v.parse::<Ipv4Addr>() {
+            Ok(a) => a.octets(),
+            Err(_) => u32::try_from(number(v)?).context("rest=")?.to_be_bytes(),
+        },
+    };
     let icmp_proto = if v6 { 58 } else { 1 };
     let (proto, mut b, sum_at) = if !first {
         let p = if tcp {
@@ -273,8 +280,8 @@ fn transport(
         };
         let mut b = vec![t, c, 0, 0, 0, 1, 0, 1];
         if let Some(q) = quote {
-            b[4..8].fill(0);
-            let f = build(q, cx).with_context(|| format!("quote={q}"))?;
+            b[4..8].copy_from_slice(&rest);
+            let f = build(&q.replace(',', " "), cx).with_context(|| format!("quote={q}"))?;
             b.extend_from_slice(f.get(14..).unwrap_or_default());
         } else {
             b.extend(body(8)?);

@@ -9,7 +9,8 @@
 //! 10.0.1.2>10.0.2.2                       UDP in IPv4, TTL 64, to the MAC of the port that it goes into
 //! 10.0.1.2>10.0.2.2 tcp 1000>80 ttl=1     other protocols: udp, tcp, echo, echo-reply, icmp=TYPE/CODE, proto=NUMBER
 //! 2001:db8:1::2>2001:db8:2::2 hop=1       the same for IPv6
-//! 10.0.1.2>10.0.2.2 icmp=3/1 quote=10.0.2.2>10.0.1.2   an ICMP error that quotes a UDP packet
+//! 10.0.1.2>10.0.2.2 icmp=3/1 quote=10.0.2.2>10.0.1.2   an ICMP error that quotes a packet: UDP unless words follow, behind commas
+//! 10.0.1.2>10.0.1.1 icmp=3/4 rest=1000 quote=10.0.1.1>10.9.0.1,echo-reply   rest=: the second word, an MTU or a gateway
 //! fe80::2>ff02::1 ns=2001:db8:1::1        ns=, na= TARGET, rs, ra, mld: neighbour discovery and MLD
 //! arp req 10.0.1.2>10.0.1.1               ARP: req or rep, sender>target; sha=MAC tha=MAC
 //! eth 0x88cc len=30                       any EtherType (below 0x600: an 802.3 length)

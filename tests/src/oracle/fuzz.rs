@@ -379,6 +379,24 @@ impl Gen {
         }
     }
 
+    /// An error about an answer of the switch's, which teaches it a path MTU or another gateway, and a question that makes IPv4 use it
+    /// (only then can it be seen).
+    fn lesson(&mut self) -> Vec<String> {
+        let p = self.port();
+        let h = 2 + self.r.below(3);
+        if self.v6 && self.r.chance(50) {
+            let (from, own) = (format!("2001:db8:{p}::{h}"), format!("2001:db8:{p}::1"));
+            let mtu = self.r.pick(&[1000, 1280, 1300, 1400]);
+            return vec![format!("{p}: {from}>{own} icmp=2/0 rest={mtu} quote={own}>{from},echo-reply")];
+        }
+        let (from, own) = (format!("10.0.{p}.{h}"), format!("10.0.{p}.1"));
+        let error = match self.r.below(3) {
+            0 => format!("icmp=5/1 rest=10.0.{p}.{}", 2 + self.r.below(3)),
+            _ => format!("icmp=3/4 rest={}", self.r.pick(&[68, 300, 552, 1000])),
+        };
+        vec![format!("{p}: {from}>{own} {error} quote={own}>{from},echo-reply"), format!("{p}: {from}>{own} echo")]
+    }
+
     fn frame(&mut self) -> String {
         let p = self.port();
         let six = self.v6 && self.r.chance(45);
@@ -516,6 +534,11 @@ pub fn case(seed: u64) -> Scenario {
         frames.sort_by_key(|f| f.bytes().next());
         lines.extend(frames);
         lines.push("---".into());
+        // A step of its own: what the kernel learns by it is not announced, and is read before the next one.
+        if g.r.chance(12) {
+            lines.extend(g.lesson());
+            lines.push("---".into());
+        }
     }
     let name = format!("seed {seed}");
     Scenario::parse(&name, &lines.join("\n")).unwrap_or_else(|e| {
