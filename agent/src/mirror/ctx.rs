@@ -250,8 +250,10 @@ impl Ctx {
     /// Intern what a message leads to, with the purges carried out that are newer than the message.
     pub(super) fn resolve<F: Family>(&mut self, m: &RouteMsg<F>, seq: u64) -> Born {
         let v4 = F::AF == AF_INET;
+        let prefsrc = m.rest.as_ref().and_then(|r| r.prefsrc).filter(|_| v4 && m.table == super::TABLE_MAIN);
+        let sourceless = prefsrc.is_some_and(|s| self.sources_gone.get(&s).is_some_and(|at| seq < *at));
         if m.object != 0 {
-            let stillborn = self.objects.gone_since(m.object, seq);
+            let stillborn = sourceless || self.objects.gone_since(m.object, seq);
             return Born { nh: self.sets.intern(F::AF, false, NhSet::Object(m.object)), stillborn };
         }
         let host = v4 && m.scope == HOST;
@@ -269,20 +271,14 @@ impl Ctx {
             }
             hops.push(hop);
         }
-        let mut gone = self.overtaken(F::AF, host, &mut hops, seq);
+        let stillborn = self.overtaken(F::AF, host, &mut hops, seq) || sourceless;
         if let [only] = &mut hops[..] {
             only.weight = 1;
         }
         if !v4 {
             hops.sort_unstable();
         }
-        if v4
-            && m.table == super::TABLE_MAIN
-            && let Some(s) = m.rest.as_ref().and_then(|r| r.prefsrc)
-        {
-            gone |= self.sources_gone.get(&s).is_some_and(|at| seq < *at);
-        }
-        Born { nh: self.sets.intern(F::AF, host, NhSet::Inline(hops)), stillborn: gone }
+        Born { nh: self.sets.intern(F::AF, host, NhSet::Inline(hops)), stillborn }
     }
 
     /// Carry out, in their order, the fates of the devices that are newer than `seq`. Returns whether the set died.

@@ -76,6 +76,9 @@ fn route(r: &R) -> Vec<u8> {
         dst = vec![0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
     }
     let mut b = Builder::new(r.kind, r.flags, &f).attr(1, &dst).u32(6, r.metric);
+    if let Some(s) = r.src {
+        b = b.attr(7, &[10, 0, 0, s]);
+    }
     if r.object != 0 {
         return b.u32(30, r.object).done();
     }
@@ -92,9 +95,6 @@ fn route(r: &R) -> Vec<u8> {
             m.extend(own);
         }
         b = b.attr(9, &m);
-    }
-    if let Some(s) = r.src {
-        b = b.attr(7, &[10, 0, 0, s]);
     }
     b.done()
 }
@@ -218,6 +218,11 @@ fn fact_4_routes_go_with_their_preferred_source() {
     w.say(&route(&R { src: Some(1), metric: 1, ..R0 }));
     w.say(&addr(rtm::DELADDR, 9));
     assert_eq!(w.routes(false).iter().map(|r| r.0).collect::<Vec<_>>(), [1]);
+    // Messages of the other queue that are older than that are void, whatever the route leads to.
+    let seq = w.seq - 1;
+    w.m.monitor(seq, &route(&R { src: Some(9), metric: 2, ..R0 }));
+    w.m.monitor(seq, &route(&R { src: Some(9), metric: 3, object: 1, ..R0 }));
+    assert_eq!(w.routes(false).len(), 1);
 }
 
 #[test]
