@@ -74,6 +74,16 @@ fn gateway(v: &Value) -> Option<IpAddr> {
     v["gateway"].as_str().or_else(|| v["via"]["host"].as_str())?.parse().ok()
 }
 
+/// What a next-hop object leads to: itself, or the members of the group that it is.
+fn members(objects: &[Value], id: u64) -> Vec<&Value> {
+    let find = |id: &Value| objects.iter().find(|o| o["id"] == *id);
+    let Some(o) = find(&id.into()) else { return Vec::new() };
+    match o["group"].as_array() {
+        Some(g) => g.iter().filter_map(|m| find(&m["id"])).collect(),
+        None => vec![o],
+    }
+}
+
 fn covers(addr: IpAddr, len: u8, a: IpAddr) -> bool {
     let bits = |a: IpAddr| match a {
         IpAddr::V4(a) => u128::from(a.to_bits()) << 96,
@@ -97,6 +107,7 @@ impl Snapshot {
             serde_json::from_str(&said.text).with_context(|| format!("{line}: {}", said.text))
         };
         let mut s = Snapshot::default();
+        let objects = list("ip -j nexthop show")?;
         for (family, zero) in [("-4", "0.0.0.0"), ("-6", "::")] {
             for r in list(&format!("ip -j {family} route show table main"))? {
                 let dst = r["dst"].as_str().unwrap_or_default();
@@ -106,8 +117,13 @@ impl Snapshot {
                 let flag = |v: &Value, name: &str| v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
                 let hop = |v: &Value| Hop { port: port(v), via: gateway(v), linkdown: flag(v, "linkdown") };
                 s.gateways.extend(r["nexthops"].as_array().into_iter().flatten().chain([&r]).filter_map(gateway));
+                // Without `nexthop_compat_mode` a route names its object alone.
+                let object = r["nhid"].as_u64().filter(|_| r["nexthops"].is_null() && r["dev"].is_null());
+                let object = object.map_or_else(Vec::new, |id| members(&objects, id));
+                s.gateways.extend(object.iter().filter_map(|v| gateway(v)));
                 let hops = match r["nexthops"].as_array() {
                     Some(n) => n.iter().filter(|v| !flag(v, "dead")).map(hop).collect(),
+                    None if !object.is_empty() => object.into_iter().map(hop).collect(),
                     None => vec![hop(&r)],
                 };
                 s.routes.push(Route {
