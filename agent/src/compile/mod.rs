@@ -127,6 +127,8 @@ pub enum Why {
     Unknown,
     /// `RTA_PREF`
     Pref,
+    /// Its next-hop object is a blackhole, or was, which hides its own type.
+    Veiled,
     /// Another selector.
     Selector,
     /// Several IPv6 routes of the lowest metric that are not one multipath route.
@@ -198,6 +200,7 @@ impl fmt::Display for Why {
             Why::Expires => f.write_str("expires by itself, unannounced"),
             Why::Source => f.write_str("is selected by source prefix, not offloaded yet"),
             Why::Unknown => f.write_str("carries an attribute or flag that is not known here"),
+            Why::Veiled => f.write_str("its next-hop object is a blackhole, which hides the route's own type"),
             Why::Pref => f.write_str("has a router preference, not offloaded yet"),
             Why::Selector => f.write_str("has a selector besides prefix and metric, not offloaded yet"),
             Why::SameMetric => f.write_str("several routes of the same metric that are not one multipath route"),

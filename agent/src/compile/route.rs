@@ -140,6 +140,7 @@ fn flag(flags: RouteFlags) -> Why {
         (RouteFlags::SELECTOR, Why::Selector),
         (RouteFlags::METRICS, Why::Metrics),
         (RouteFlags::PREF, Why::Pref),
+        (RouteFlags::VEILED, Why::Veiled),
     ]
     .into_iter()
     .find_map(|(f, why)| flags.any(f).then_some(why))

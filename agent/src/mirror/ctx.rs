@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use super::objects::Objects;
 use super::sets::{Fate, Sets, apply};
-use super::types::{Hop, Link, Netconf, NhRef, NhSet, Object, ObjectTo};
+use super::types::{Hop, Link, Netconf, NhRef, NhSet, Object, ObjectTo, RouteFlags};
 use crate::arena::Fixed;
 use crate::input::DumpKind;
 use crate::netlink::route::{Rest, RouteMsg};
@@ -198,9 +198,27 @@ impl Ctx {
     /// A next-hop object is new or another: what leads to it, by itself or by a group, does so elsewhere now.
     pub(super) fn object_new(&mut self, o: Object) {
         let id = o.id;
+        let veils = self.veils(id);
         if self.objects.put(o) {
             self.sets.touch_object(id);
             self.objects.groups(id).for_each(|g| self.sets.touch_object(g));
+            if self.veils(id) != veils {
+                self.confirm.extend([DumpKind::Route4, DumpKind::Route6]);
+            }
+        }
+    }
+
+    /// Those of the object and its groups that hide the types of routes.
+    fn veils(&self, id: u32) -> Vec<u32> {
+        let all = std::iter::once(id).chain(self.objects.groups(id));
+        all.filter(|id| self.sets.object_used(*id) && self.objects.blackhole(*id)).collect()
+    }
+
+    /// A notification of a route says whether its object was a blackhole. If that is news, what it says of the route is not the last
+    /// word either.
+    pub(super) fn unveil<F: Family>(&mut self, m: &RouteMsg<F>) {
+        if m.object != 0 && m.flags.any(RouteFlags::VEILED) != self.objects.blackhole(m.object) {
+            self.confirm.insert(if F::AF == AF_INET { DumpKind::Route4 } else { DumpKind::Route6 });
         }
     }
 

@@ -45,7 +45,7 @@ pub(super) struct Change {
     pub stillborn: bool,
 }
 
-/// A route's type; that of a next-hop object's is the object's, and changes without a word.
+/// A route's type. A blackhole that a next-hop object leads to hides it (`RouteFlags::VEILED`): most likely it is unicast.
 pub(super) fn kind<F: MirrorFamily>(m: &RouteMsg<F>) -> u8 {
     if m.object != 0 && m.kind == BLACKHOLE { UNICAST } else { m.kind }
 }

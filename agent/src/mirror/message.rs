@@ -324,7 +324,12 @@ impl Mirror {
         }
         let (routes, ctx) = F::parts(self);
         match dump {
-            None => routes.notify(ctx, seq, &r, m.flags, delete),
+            None => {
+                if !delete {
+                    ctx.unveil(&r);
+                }
+                routes.notify(ctx, seq, &r, m.flags, delete);
+            }
             Some(k) if k == F::DUMP && !delete => routes.dump(ctx, seq, &r),
             Some(_) => {}
         }

@@ -31,6 +31,16 @@ impl Objects {
     pub fn get(&self, id: u32) -> Option<&Object> {
         self.all.get(&id)
     }
+    /// Whether the kernel counts it as a blackhole: it is one, or a group of nothing but one (`nexthop_is_blackhole`).
+    pub fn blackhole(&self, id: u32) -> bool {
+        match self.get(id).map(|o| &o.to) {
+            Some(ObjectTo::Blackhole) => true,
+            Some(ObjectTo::Group(m) | ObjectTo::Other(m)) => {
+                matches!(&m[..], [(only, _)] if self.get(*only).is_some_and(|o| o.to == ObjectTo::Blackhole))
+            }
+            _ => false,
+        }
+    }
     pub fn iter(&self) -> impl Iterator<Item = &Object> {
         self.all.values()
     }

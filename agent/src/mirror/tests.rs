@@ -243,6 +243,36 @@ fn fact_5_routes_go_with_their_object_and_groups_with_their_members() {
 }
 
 #[test]
+fn a_blackhole_that_is_an_object_hides_the_types_of_its_routes() {
+    let head = [2, 0, 0, 0, 0, 0, 0, 0];
+    let hop = Builder::new(rtm::NEWNEXTHOP, 0, &head).u32(1, 1).u32(5, 3).done();
+    let blackhole = Builder::new(rtm::NEWNEXTHOP, 0, &head).u32(1, 1).u32(5, 1).attr(4, &[]).done();
+    let veiled = {
+        let mut r = route(&R { object: 1, ..R0 });
+        r[16 + 7] = 6;
+        r
+    };
+    let both = [DumpKind::Route4, DumpKind::Route6].into();
+    let mut w = World::new();
+    w.say(&blackhole);
+    w.say(&veiled);
+    let flags = |w: &World| w.m.aliases::<V4>(TABLE_MAIN, p()).iter().map(|a| (a.kind, a.flags)).collect::<Vec<_>>();
+    assert_eq!(flags(&w), [(1, RouteFlags::VEILED)]);
+    w.m.take_dirt();
+    // What the object becomes does not lift it: a dump has to.
+    w.say(&hop);
+    assert_eq!(w.m.take_dirt().confirm, both);
+    assert_eq!(flags(&w), [(1, RouteFlags::VEILED)]);
+    w.say(&blackhole);
+    assert_eq!(w.m.take_dirt().confirm, both);
+    // News of the object overtook that of the route.
+    w.say(&hop);
+    w.m.take_dirt();
+    w.say(&veiled);
+    assert_eq!(w.m.take_dirt().confirm, [DumpKind::Route4].into());
+}
+
+#[test]
 fn fact_7_ipv6_members_die_and_come_back_in_silence() {
     let mut w = World::new();
     w.say(&route(&R { v6: true, hops: &[(3, 2), (4, 3)], ..R0 }));

@@ -212,6 +212,9 @@ bitflags_lite! {
         PREF = 16,
         /// `RTA_FLOW`, `RTA_MARK` or another selector beyond prefix, TOS and metric.
         SELECTOR = 32,
+        /// Shown as a blackhole, and with a next-hop object (`RTA_NH_ID`): the kernel shows that of every route whose object is a
+        /// blackhole, whatever type the route has itself.
+        VEILED = 64,
     }
 }
 

@@ -15,6 +15,8 @@ const RTM_F_CLONED: u32 = 0x200;
 /// Flags in `rtm_flags` that do not bear on what the route does, or that are read elsewhere: `RTNH_F_*`, `RTM_F_NOTIFY`,
 /// `_CLONED`, `_EQUALIZE`, `_PREFIX`, `_LOOKUP_TABLE`, `_FIB_MATCH`, `_OFFLOAD`, `_TRAP`, `_OFFLOAD_FAILED`.
 const KNOWN: u32 = 0x7f | 0xff00 | 0x2000_0000;
+/// `RTN_BLACKHOLE`.
+const RTN_BLACKHOLE: u8 = 6;
 /// `RTNH_F_DEAD`, `RTNH_F_ONLINK`, `RTNH_F_LINKDOWN`.
 const DEAD: u32 = 1;
 const ONLINK: u32 = 4;
@@ -261,6 +263,9 @@ pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> 
     if let [only] = &mut r.hops[..] {
         // A lone next hop has no share; the kernel shows its old one again when a sibling comes back.
         only.hop.weight = 1;
+    }
+    if r.object != 0 && kind == RTN_BLACKHOLE {
+        seen.flags |= RouteFlags::VEILED;
     }
     r.flags = seen.flags;
     r.unknown = seen.unknown;
