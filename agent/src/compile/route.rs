@@ -93,13 +93,24 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
     let main = f.mirror.aliases::<F>(TABLE_MAIN, p);
     if main.is_empty() {
         let default = f.mirror.aliases::<F>(TABLE_DEFAULT, p);
-        return (!default.is_empty()).then(|| punt(Why::TableDefault));
+        return (!default.is_empty()).then(|| no_source(punt(Why::TableDefault), &default));
     }
     if f.mirror.under_local(p) {
         // Not a mere punt: where table local wins, the kernel refuses these addresses as a source, too.
         return Some(trap(TrapClass::ToUs, Why::UnderLocal));
     }
-    Some(winner::<F>(f, &main))
+    Some(no_source(winner::<F>(f, &main), &main))
+}
+
+/// Where a punted route may be the switch's own, or leave that to another table, its addresses are none that a host can have: the kernel refuses them as a source.
+fn no_source(d: Decided, routes: &[Alias]) -> Decided {
+    let own = |a: &Alias| matches!(a.kind, rtn::LOCAL | rtn::BROADCAST | rtn::ANYCAST | rtn::MULTICAST | rtn::THROW);
+    match d.verdict {
+        Verdict::Trap(TrapClass::Punt) if routes.iter().any(own) => {
+            Decided { verdict: Verdict::Trap(TrapClass::ToUs), ..d }
+        }
+        _ => d,
+    }
 }
 
 fn winner<F: MirrorFamily>(f: &Facts<'_>, main: &[Alias]) -> Decided {
