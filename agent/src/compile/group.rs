@@ -120,6 +120,8 @@ impl<'a> Candidate<'a> {
 /// What the group of that set should hold.
 pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
     let (all, looks): (SmallVec<[Candidate<'_>; 2]>, bool) = match f.mirror.nhset(nh) {
+        // Its routes are gone in the kernel, whatever has that number now; they are being swept.
+        NhSet::Object(_) if f.mirror.nhset_dead(nh) => return GroupSpec::trap(Why::NoMember),
         NhSet::Object(id) => match f.mirror.object(*id).map(|o| &o.to) {
             Some(ObjectTo::Other(_)) => return GroupSpec::trap(Why::Resilient(*id)),
             Some(ObjectTo::Group(members)) => {

@@ -319,6 +319,10 @@ impl Mirror {
     pub fn nhset_is_v6(&self, nh: NhRef) -> bool {
         self.ctx.sets.family(nh) == AF_INET6
     }
+    /// Whether the kernel has removed the routes that lead there without a word.
+    pub fn nhset_dead(&self, nh: NhRef) -> bool {
+        self.ctx.sets.dead(nh)
+    }
     /// How many routes lead there.
     pub fn nhset_users(&self, nh: NhRef) -> u32 {
         self.ctx.sets.users(nh)

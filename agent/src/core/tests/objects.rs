@@ -126,6 +126,47 @@ fn an_object_that_goes_takes_its_routes_and_leaves_its_groups() {
 }
 
 #[test]
+fn an_object_that_comes_again_does_not_revive_the_routes_of_the_one_before() {
+    // More than are swept, or sent, at once.
+    const MANY: u32 = 20_000;
+    let mut lab = Lab::new(Profile { routes4: 1 << 15, ..profile() });
+    lab.hello();
+    lab.settle();
+    lab.set_neigh(gw(11, 2), Some(mac(11)));
+    lab.set_neigh(gw(13, 3), Some(mac(13)));
+    lab.news(object(104, 1, Some(gw(11, 2))));
+    for i in 0..MANY {
+        let head = [2, 32, 0, 0, 254, 11, 0, 1, 0, 0, 0, 0];
+        let to = Ipv4Addr::from_bits(0x6440_0000 + i);
+        lab.news(Builder::new(24, 0x600, &head).u32(15, 254).addr(1, to.into()).u32(30, 1).done());
+    }
+    lab.settle();
+    let leave_by = |lab: &Lab, port: u32| {
+        let v = lab.view();
+        let by = |m: &hal::Member| matches!(v.nexthops.get(&m.nexthop), Some(NextHopEntry::Ip(r, _)) if r.0 == port);
+        let groups: BTreeSet<_> = v.groups.iter().filter(|(_, e)| e.members.iter().any(by)).map(|(g, _)| *g).collect();
+        v.routes.values().filter(|f| matches!(f, Fwd::Group(g) if groups.contains(g))).count()
+    };
+    assert_eq!(leave_by(&lab, 11), MANY as usize);
+    lab.kernel.objects.push(object(104, 1, Some(gw(13, 3))));
+    let gone = Builder::new(105, 0, &[0; 8]).u32(1, 1).done();
+    lab.news([gone, object(104, 1, Some(gw(13, 3)))].concat());
+    // Whatever is sent on the way: once a batch is in, nothing of the old routes leaves by the new object.
+    loop {
+        let batch = matches!(lab.todo.front(), Some(Output::Chip(ToChip::Batch { .. })));
+        if !lab.step() {
+            if lab.core.deadline().is_none_or(|d| d > lab.now) {
+                break;
+            }
+            lab.input(Input::Tick);
+        }
+        assert!(!batch || leave_by(&lab, 13) == 0, "{} old routes leave by the new object", leave_by(&lab, 13));
+    }
+    lab.settle();
+    assert_eq!((leave_by(&lab, 11), leave_by(&lab, 13)), (0, 0));
+}
+
+#[test]
 fn a_restart_finds_objects_under_their_names() {
     let mut lab = built();
     let chip: Vec<Record> = TableId::ALL.iter().flat_map(|t| lab.table(*t)).collect();
