@@ -10,7 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
 use virga::edge::monitor::{Item, Monitor};
-use virga::edge::nl::messages;
+use virga::edge::nl::{Ring, Socket, messages};
 use virga::edge::runner::Msg;
 use virga::edge::wake::Waker;
 use virga::edge::{dump, request};
@@ -21,6 +21,7 @@ type Test = fn() -> Result<(), String>;
 const TESTS: &[(&str, Test)] = &[
     ("fact_42_a_fence_comes_after_what_was_announced_before_it", fence),
     ("fact_41_an_overrun_is_said_and_voids_fences", overrun),
+    ("fact_41_after_an_overrun_the_kernel_is_silent_until_the_socket_was_empty", silent),
     ("every_kind_is_dumped_to_its_end", dumps),
     ("a_refused_request_comes_back_with_the_kernels_own_words", refused),
 ];
@@ -159,6 +160,55 @@ fn overrun() -> Result<(), String> {
         Item::Fence { number, .. } => m.came(number) == Some(1000),
         Item::Data { .. } => false,
     })
+}
+
+fn silent() -> Result<(), String> {
+    let told = |r: &Ring| r.datagrams().flat_map(messages).filter(|m| matches!(m.kind, 24 | 25)).count();
+    let read = |r: &mut Ring, s: &Socket| match r.read(s) {
+        Ok(whole) => Ok(whole.then(|| told(r))),
+        Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => Ok(None),
+        Err(e) => Err(e.to_string()),
+    };
+    let s = Socket::open().map_err(|e| e.to_string())?;
+    s.receive_buffer(8 << 10).map_err(|e| e.to_string())?;
+    s.read_timeout(Duration::from_millis(100)).map_err(|e| e.to_string())?;
+    for g in GROUPS {
+        s.subscribe(*g).map_err(|e| e.to_string())?;
+    }
+    let many: String = (0..100).map(|i| format!("route add 10.1.{i}.0/24 dev lo\n")).collect();
+    ip(&many)?;
+    let (mut one, mut ring) = (Ring::new(1, 64 << 10), Ring::new(64, 64 << 10));
+    if read(&mut one, &s)?.is_some() {
+        return Err("100 routes did not overrun 16 KiB".into());
+    }
+    // Room again, and yet nothing comes of what is done now: neither the message nor another error.
+    let mut old = 0;
+    for _ in 0..4 {
+        old += read(&mut one, &s)?.ok_or("a second error")?;
+    }
+    ip("route add 10.2.0.0/24 dev lo\n")?;
+    while let Ok(more) = read(&mut one, &s) {
+        old += more.ok_or("a second error")?;
+    }
+    if old == 0 || old >= 100 {
+        return Err(format!("{old} of 101 routes were told"));
+    }
+    // Empty: the kernel speaks again.
+    ip("route add 10.2.1.0/24 dev lo\n")?;
+    if read(&mut one, &s)? != Some(1) {
+        return Err("an empty socket does not hear the next route".into());
+    }
+    // What the reader does about it: after a drain nothing old comes, and all that is new.
+    ip(&many.replace("add", "del"))?;
+    if read(&mut ring, &s)?.is_some() {
+        return Err("100 routes did not overrun 16 KiB".into());
+    }
+    ring.drain(&s).map_err(|e| e.to_string())?;
+    ip("route add 10.2.2.0/24 dev lo\n")?;
+    if read(&mut ring, &s)? != Some(1) {
+        return Err("what came after the drain is not one new route".into());
+    }
+    Ok(())
 }
 
 fn dumps() -> Result<(), String> {

@@ -43,7 +43,7 @@ pub enum Item {
         /// As sent.
         number: u32,
     },
-    /// Messages were lost. What was queued before it is gone: a fresh dump says it all.
+    /// Messages were lost. What was queued before it is gone, in the socket, too: a dump that begins now says it all.
     Overrun,
 }
 
@@ -230,15 +230,16 @@ fn read(s: &Shared, waker: &Waker) {
     let mut ring = Ring::new(AT_ONCE, LONGEST);
     let mut items = Vec::new();
     loop {
-        let lost = match ring.read(&s.socket) {
-            Ok(whole) => !whole,
-            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => true,
-            Err(e) => {
-                tracing::error!("reading the netlink monitor socket failed: {e}");
-                std::thread::sleep(Duration::from_millis(100));
-                true
-            }
+        let read = match ring.read(&s.socket) {
+            Ok(true) => Ok(false),
+            Err(e) if e.raw_os_error() != Some(libc::ENOBUFS) => Err(e),
+            _ => ring.drain(&s.socket).map(|()| true),
         };
+        let lost = read.unwrap_or_else(|e| {
+            tracing::error!("reading the netlink monitor socket failed: {e}");
+            std::thread::sleep(Duration::from_millis(100));
+            true
+        });
         let mut q = s.lock();
         if lost {
             q.low.clear();

@@ -188,6 +188,31 @@ impl Ring {
     /// # Errors
     /// As `recvmmsg(2)`; `ENOBUFS` if the kernel had to drop messages.
     pub fn read(&mut self, socket: &Socket) -> io::Result<bool> {
+        self.read_with(socket, libc::MSG_WAITFORONE)
+    }
+
+    /// Throw away all that waits in the socket, until it has been empty.
+    ///
+    /// To be done after a loss, before anything is dumped. What waits there is older than a dump that begins now and
+    /// would be taken for newer; and from its `ENOBUFS` on the kernel drops whatever it would announce, without another
+    /// word, until a read leaves the queue empty (`NETLINK_S_CONGESTED` in `net/netlink/af_netlink.c`).
+    ///
+    /// # Errors
+    /// As `recvmmsg(2)`, but for `ENOBUFS`.
+    pub fn drain(&mut self, socket: &Socket) -> io::Result<()> {
+        loop {
+            match self.read_with(socket, libc::MSG_DONTWAIT) {
+                Ok(_) => {}
+                Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) => return Err(e),
+            }
+        }
+        self.lens.clear();
+        Ok(())
+    }
+
+    fn read_with(&mut self, socket: &Socket, flags: libc::c_int) -> io::Result<bool> {
         const AT_ONCE: usize = 64;
         self.lens.clear();
         // SAFETY: an array of `MaybeUninit` needs no initialisation.
@@ -204,9 +229,8 @@ impl Ring {
         loop {
             // SAFETY: the first `n` headers point at initialised vectors, and those at disjoint parts of `data`, all
             // of which outlive the call.
-            let got = unsafe {
-                libc::recvmmsg(socket.0.as_raw_fd(), heads.as_mut_ptr(), n, libc::MSG_WAITFORONE, core::ptr::null_mut())
-            };
+            let got =
+                unsafe { libc::recvmmsg(socket.0.as_raw_fd(), heads.as_mut_ptr(), n, flags, core::ptr::null_mut()) };
             if let Ok(got) = usize::try_from(got) {
                 let whole = heads[..got].iter().all(|h| h.msg_hdr.msg_flags & libc::MSG_TRUNC == 0);
                 self.lens.extend(heads[..got].iter().map(|h| h.msg_len as usize));
