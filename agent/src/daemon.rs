@@ -18,9 +18,11 @@ use crate::core::{Core, CoreConfig};
 use crate::edge::chip::{Link, Target};
 use crate::edge::http::{Asker, Listener};
 use crate::edge::monitor::Monitor;
+use crate::edge::poller::{self, Ask};
 use crate::edge::runner::{Journal, Msg, Runner};
 use crate::edge::wake::Waker;
-use crate::edge::{dump, http, log, poller, request, serve, service};
+use crate::edge::watch::{self, Watch};
+use crate::edge::{dump, http, log, request, serve, service};
 use crate::input::{Reply, Request};
 
 /// Requests to the kernel that may wait.
@@ -145,6 +147,9 @@ fn run(options: Options) -> Result<(), String> {
     spawn("nl-request", move || request::run(&request_rx, &tx, &w))?;
     let (w, tx) = (waker.clone(), inbox_tx.clone());
     spawn("policy", move || poller::run(&poll_rx, &tx, &w))?;
+    // Heard from here on: the first reading comes later.
+    let (watch, changed) = (Watch::open(), poll_jobs.clone());
+    spawn("policy-watch", move || watch::run(&watch, || changed.send(Ask::Changed).is_ok()))?;
 
     let beat = Arc::new(AtomicU64::new(0));
     let runner = Runner {

@@ -3,10 +3,12 @@
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
+use virga::edge::watch::{self, Watch};
 use virga::policy::gate::disagree;
 use virga::policy::sysctl::{Compiled, TABLE};
 use virga::policy::{Finding, PortRef, Reader, Scope, gate};
@@ -61,6 +63,16 @@ fn main() {
         trial("nft_flow_table", &flowtable, nft_flowtable),
         trial("ipsec_policies", &xfrm, ipsec),
         trial("tc", &clsact, tc),
+        trial("nft_changes_are_heard", &nft, |w, _| {
+            heard(w, &["nft add table ip t", "nft add chain ip t c", "nft delete table ip t"])
+        }),
+        trial("tc_changes_are_heard", &clsact, |w, _| {
+            heard(w, &["tc qdisc add dev swp1 clsact", "tc qdisc del dev swp1 clsact"])
+        }),
+        trial("ipsec_changes_are_heard", &xfrm, |w, _| {
+            let policy = "src 10.1.0.0/16 dst 10.2.0.0/16 dir fwd";
+            heard(w, &[&format!("ip xfrm policy add {policy} action block"), &format!("ip xfrm policy del {policy}")])
+        }),
         trial("macvlans", &macvlan, macvlans),
         trial("bridge_ports", &bridge, masters),
         trial("legacy_tables", &legacy, legacy_tables),
@@ -383,6 +395,19 @@ fn tc(w: &World, r: &mut Reader) -> Outcome {
     }
     w.run("tc qdisc add dev lo clsact")?;
     w.expect(r, "on a device that is no port", &[])
+}
+
+/// Each change is announced.
+fn heard(w: &World, changes: &[&str]) -> Outcome {
+    let watch = Watch::open();
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || watch::run(&watch, || tx.send(()).is_ok()));
+    for c in changes {
+        w.run(c)?;
+        rx.recv_timeout(Duration::from_secs(10)).map_err(|_| format!("{c}: not heard"))?;
+        while rx.try_recv().is_ok() {}
+    }
+    Ok(())
 }
 
 fn macvlans(w: &World, r: &mut Reader) -> Outcome {

@@ -1,7 +1,7 @@
 //! All sockets, threads and timers of the agent.
 //!
 //! One plain thread runs the core (`runner`); a reader copies the kernel's notifications (`monitor`), a thread each dumps, sends
-//! requests and polls policy; the main thread runs tokio for operators (`http`, `serve`) and for the service manager (`service`).
+//! requests, polls policy and hears that it has changed; the main thread runs tokio for operators (`http`, `serve`) and for the service manager (`service`).
 //! Nothing here decides anything about forwarding.
 
 pub mod chip;
@@ -16,3 +16,4 @@ pub mod runner;
 pub mod serve;
 pub mod service;
 pub mod wake;
+pub mod watch;

@@ -1,4 +1,4 @@
-//! Reads what is never announced (sysctls, firewall, tc, XDP, IPsec): once a second, and when the core asks.
+//! Reads policy (sysctls, firewall, tc, XDP, IPsec): once a second, when the core asks, and when a change was announced (`watch`).
 //!
 //! Not here: what is read (`policy::Reader`) and what it means (the gate).
 
@@ -13,11 +13,26 @@ use super::wake::Waker;
 /// Between two readings that nobody asked for.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Serve `asked` (numbers that ascend, and the ports) until the core's thread is gone. Each reading is sent with the number of
-/// the last question that came before it began, so that an older reading is not taken for the answer.
-pub fn run(asked: &Receiver<(u64, Vec<PortRef>)>, out: &Sender<Msg>, waker: &Waker) {
+/// What makes it read.
+#[derive(Debug)]
+pub enum Ask {
+    /// The core: numbers ascend; the ports that it knows.
+    Core(u64, Vec<PortRef>),
+    /// Something has changed.
+    Changed,
+}
+
+/// Serve `asked` until the core's thread is gone. Each reading is sent with the number of the core's last question that came
+/// before it began, so that an older reading is not taken for the answer.
+pub fn run(asked: &Receiver<Ask>, out: &Sender<Msg>, waker: &Waker) {
     // The core's first question comes at its start; before it there is nothing to read for.
-    let Ok((mut last, mut ports)) = asked.recv() else { return };
+    let (mut last, mut ports) = loop {
+        match asked.recv() {
+            Ok(Ask::Core(n, ports)) => break (n, ports),
+            Ok(Ask::Changed) => {}
+            Err(_) => return,
+        }
+    };
     let mut reader = None;
     loop {
         if reader.is_none() {
@@ -36,7 +51,13 @@ pub fn run(asked: &Receiver<(u64, Vec<PortRef>)>, out: &Sender<Msg>, waker: &Wak
         }
         waker.wake();
         match asked.recv_timeout(PERIOD) {
-            Ok(first) => (last, ports) = asked.try_iter().last().unwrap_or(first),
+            Ok(first) => {
+                for ask in std::iter::once(first).chain(asked.try_iter()) {
+                    if let Ask::Core(n, p) = ask {
+                        (last, ports) = (n, p);
+                    }
+                }
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return,
         }

@@ -17,11 +17,12 @@ use tokio::sync::oneshot;
 
 use crate::core::Core;
 use crate::input::{DumpKind, Input, Output, Reply, Request};
-use crate::policy::{Polled, PortRef};
+use crate::policy::Polled;
 use crate::record::Recorder;
 
 use super::chip::{Link, News};
 use super::monitor::{Item, Monitor};
+use super::poller::Ask;
 use super::wake::Waker;
 
 /// Chip messages and answers taken in one round, at most.
@@ -75,7 +76,7 @@ pub struct Runner {
     /// To the request thread; bounded: see [`Runner::request`].
     pub request_jobs: SyncSender<(u64, Vec<u8>)>,
     /// To the poller.
-    pub poll_jobs: Sender<(u64, Vec<PortRef>)>,
+    pub poll_jobs: Sender<Ask>,
     /// Wakes this thread.
     pub waker: Waker,
     /// Grows while this thread lives, for the watchdog.
@@ -283,7 +284,7 @@ impl Runner {
                 }
                 Output::Poll { ports } => {
                     s.asked += 1;
-                    if self.poll_jobs.send((s.asked, ports)).is_err() {
+                    if self.poll_jobs.send(Ask::Core(s.asked, ports)).is_err() {
                         s.stop = Some(Err("the policy thread is gone".into()));
                     }
                 }
