@@ -2,6 +2,8 @@
 //!
 //! Every input is plain data, so that a stream of them can be recorded and replayed to the same outputs.
 
+use core::fmt;
+
 use hal::{FromChip, ToChip};
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +46,21 @@ impl DumpKind {
         DumpKind::Route4,
         DumpKind::Route6,
     ];
+}
+
+impl fmt::Display for DumpKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DumpKind::Link => "its devices",
+            DumpKind::Netconf => "its netconf settings",
+            DumpKind::Addr => "its addresses",
+            DumpKind::NextHop => "its next-hop objects",
+            DumpKind::Neigh => "its neighbours",
+            DumpKind::Rule => "its rules",
+            DumpKind::Route4 => "its IPv4 routes",
+            DumpKind::Route6 | DumpKind::List6 => "its IPv6 routes",
+        })
+    }
 }
 
 /// One thing that happened. Inputs are handled in the order in which the core is given them.

@@ -17,7 +17,7 @@ use sim_asic::SimChip;
 use virga::core::{Core, CoreConfig};
 use virga::input::{Input, Output, Reply, Request};
 use virga::mirror::{Mirror, MirrorFamily};
-use virga::netlink::{messages, route};
+use virga::netlink::{Unknowns, messages, route};
 use virga::policy::Polled;
 
 use kernel::{PORTS, Say, mac, message, port_of, reads};
@@ -218,10 +218,10 @@ fn stream(v6: bool, say: Say) -> Vec<Vec<u8>> {
 
 fn decode<F: Family>(reads: &[Vec<u8>]) -> Duration {
     let begin = ran();
-    let mut sum = 0u64;
+    let (mut sum, mut unknown) = (0u64, Unknowns::default());
     for buf in reads {
         for m in messages(buf).flatten() {
-            if let Ok(Some(r)) = route::decode::<F>(m.body) {
+            if let Ok(Some(r)) = route::decode::<F>(m.body, &mut unknown) {
                 sum += u64::from(r.metric);
             }
         }

@@ -55,6 +55,11 @@ fn text(v: &Value) -> String {
     for p in list(&v["punted"]) {
         out += &format!("punted {}: {}\n", plain(&p["scope"]), plain(&p["why"]));
     }
+    for (key, word) in [("unknown", "not known here"), ("unreadable", "can't be read")] {
+        for u in list(&v[key]) {
+            out += &format!("{word}, {} times: {}\n", plain(&u["count"]), plain(&u["what"]));
+        }
+    }
     for (key, word) in [("unwatched", "not watched"), ("warnings", "warning")] {
         for w in strings(&v[key]) {
             out += &format!("{word}: {w}\n");
@@ -102,6 +107,8 @@ mod tests {
     fn reasons_are_shown() {
         let v = json!({"settled": false, "waiting": ["the chip"], "chip": {"connected": false},
             "overruns": 2, "punted": [{"scope": "inet", "why": "a rule"}], "unwatched": ["BPF"],
+            "unknown": [{"what": "attribute 70 of a link", "count": 3}],
+            "unreadable": [{"what": "messages of type 24: header", "count": 1}],
             "routes": {"inet": {"total": 3, "offloaded": 2, "punted": {"no port": 1}}},
             "ports": [
                 {"name": "swp1", "ifname": "wan", "admin": true, "link": true, "offload": true,
@@ -115,7 +122,9 @@ mod tests {
             "chip not connected\nnot settled\n    waits for: the chip\n\
              port swp1 dev wan link up offload\nport swp2 link disabled\n    punt: x\n\
              port swp3 link down\n    punt inet: x\n\
-             inet routes 3 offloaded 2\n    1 punted: no port\noverruns 2\npunted inet: a rule\nnot watched: BPF\n"
+             inet routes 3 offloaded 2\n    1 punted: no port\noverruns 2\npunted inet: a rule\n\
+             not known here, 3 times: attribute 70 of a link\n\
+             can't be read, 1 times: messages of type 24: header\nnot watched: BPF\n"
         );
     }
 }

@@ -17,7 +17,7 @@ use hal::{Addr, AnyKey, Nanos, NeighKey, PortEntry, PortId, Prefix, Profile, Rif
 use serde::{Deserialize, Serialize};
 
 use crate::compile::{Facts, Gate, Ports};
-use crate::input::{Input, Output, Reply, Request};
+use crate::input::{DumpKind, Input, Output, Reply, Request};
 use crate::mirror::{Mirror, MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::{Finding, Netconf4, Polled, PortRef, Scope};
 use crate::program::Program;
@@ -302,7 +302,8 @@ impl Core {
         let d = self.mirror.take_dirt();
         self.changes += (d.links.len() + d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
             + u64::from(d.netconf)
-            + u64::from(d.rules);
+            + u64::from(d.rules)
+            + u64::from(d.doubt);
         for i in &d.links {
             self.program.rif.touch(RifId(*i));
         }
@@ -334,7 +335,10 @@ impl Core {
             self.fresh.look();
             self.name_ports();
         }
-        if d.rules || d.netconf || !d.links.is_empty() {
+        for what in &d.strange {
+            tracing::warn!("netlink: {what}; it is counted in the status, and named here once");
+        }
+        if d.rules || d.netconf || d.doubt || !d.links.is_empty() {
             self.judge();
         }
         self.take_prefixes();
@@ -438,6 +442,14 @@ impl Core {
         // `ip rule`s are not compiled: any beyond the default ones closes its family.
         findings.extend(mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why)));
         findings.extend(mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why)));
+        findings.extend(mirror.doubts().map(|(kind, why)| {
+            let scope = match kind {
+                DumpKind::Route4 => Scope::V4,
+                DumpKind::Route6 => Scope::V6,
+                _ => Scope::All,
+            };
+            Finding::new(scope, format!("the kernel speaks of {kind} in a way that can't be read ({})", why.0))
+        }));
         if let Some(p) = &self.polled {
             findings.extend(crate::policy::disagree(p, |i| {
                 let c = mirror.netconf4(i)?;

@@ -195,6 +195,7 @@ fn scope_name(core: &Core, s: Scope) -> String {
 fn status(core: &Core, c: &Count) -> Value {
     let family = |f: &Family| json!({"total": f.total, "offloaded": f.offloaded, "punted": f.why});
     let waits = core.waits_for();
+    let stats = core.mirror.stats();
     let (absent4, guards4) = core.program.route4.starved();
     let (absent6, guards6) = core.program.route6.starved();
     let mut warnings = core.totals.warnings.clone();
@@ -256,6 +257,10 @@ fn status(core: &Core, c: &Count) -> Value {
         "last_repairs": core.totals.last_repairs,
         "overruns": core.totals.overruns,
         "resyncs": core.totals.resyncs,
+        "unknown": stats.unknown.iter().map(|(u, n)| json!({"what": u.to_string(), "count": n})).collect::<Vec<_>>(),
+        "unreadable": stats.unreadable.iter()
+            .map(|((kind, why), n)| json!({"what": format!("messages of type {kind}: {why}"), "count": n}))
+            .collect::<Vec<_>>(),
         "unwatched": core.polled.as_ref().map_or(&[][..], |p| &p.unwatched),
         "warnings": warnings,
     })

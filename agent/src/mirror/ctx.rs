@@ -13,7 +13,7 @@ use super::types::{Hop, Link, Netconf, NhRef, NhSet, Object, ObjectTo, RouteFlag
 use crate::arena::Fixed;
 use crate::input::DumpKind;
 use crate::netlink::route::{Rest, RouteMsg};
-use crate::netlink::{AF_INET, AF_INET6};
+use crate::netlink::{AF_INET, AF_INET6, Unknown};
 
 /// `RT_SCOPE_HOST` (`linux/rtnetlink.h`).
 pub(super) const HOST: u8 = 254;
@@ -33,8 +33,10 @@ pub struct Stats {
     pub malformed: u64,
     /// Messages of kinds or families that are not mirrored (the bridge's, multicast routing's).
     pub ignored: u64,
-    /// Unknown route attributes, by type.
-    pub unknown: BTreeMap<u16, u64>,
+    /// What was not known, and how often it came.
+    pub unknown: BTreeMap<Unknown, u64>,
+    /// Of those refused: type (0 where the header is wrong) and reason, and how often.
+    pub unreadable: BTreeMap<(u16, &'static str), u64>,
     /// Times that a prefix became undecided.
     pub undecided: u64,
     /// Routes removed by a purge that the kernel does not announce.

@@ -11,7 +11,9 @@ use super::routes::Warm;
 use super::types::{AddrKey, Rule};
 use super::{Mirror, MirrorFamily, NTF_PROXY};
 use crate::input::DumpKind;
-use crate::netlink::{AF_INET, AF_INET6, Malformed, Message, messages, nexthop, nlm, object, route, rtm};
+use crate::netlink::{
+    AF_INET, AF_INET6, Malformed, Message, Of, Unknown, Unknowns, messages, nexthop, nlm, object, route, rtm,
+};
 
 /// An object of a kind that is dumped whole.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,10 +58,17 @@ impl Mirror {
     pub fn monitor(&mut self, seq: u64, buf: &[u8]) {
         self.warm(buf);
         for m in messages(buf) {
-            self.ctx.stats.messages += 1;
-            if m.and_then(|m| self.message(seq, &m, None)).is_err() {
-                self.ctx.stats.malformed += 1;
-            }
+            self.take(seq, m, None);
+        }
+    }
+
+    /// One message. What is strange about it costs no other.
+    fn take(&mut self, seq: u64, m: Result<Message<'_>, Malformed>, dump: Option<DumpKind>) {
+        self.ctx.stats.messages += 1;
+        let mut unknown = Unknowns::default();
+        let read = m.and_then(|m| self.message(seq, &m, dump, &mut unknown));
+        if read.is_err() || !unknown.is_empty() || self.doubts().next().is_some() {
+            self.strange(m.as_ref().ok(), read, &unknown, dump);
         }
     }
 
@@ -69,6 +78,7 @@ impl Mirror {
         self.seen.touched.retain(|k| k.kind() != kind);
         self.dirt.wanted.remove(&kind);
         self.ctx.confirm.remove(&kind);
+        self.doubt_begin(kind);
         match kind {
             DumpKind::Link => self.seen.links.clear(),
             DumpKind::Netconf => self.seen.netconf.clear(),
@@ -90,10 +100,7 @@ impl Mirror {
         }
         self.warm(buf);
         for m in messages(buf) {
-            self.ctx.stats.messages += 1;
-            if m.and_then(|m| self.message(seq, &m, Some(kind))).is_err() {
-                self.ctx.stats.malformed += 1;
-            }
+            self.take(seq, m, Some(kind));
         }
     }
 
@@ -103,6 +110,9 @@ impl Mirror {
         self.epoch += 1;
         if !self.seen.running.remove(&kind) {
             return;
+        }
+        if complete {
+            self.doubt_end(kind);
         }
         match kind {
             DumpKind::Route4 => return self.r4.dump_end(&mut self.ctx, complete, self.epoch),
@@ -187,17 +197,23 @@ impl Mirror {
         core::hint::black_box(found);
     }
 
-    fn message(&mut self, seq: u64, m: &Message<'_>, dump: Option<DumpKind>) -> Result<(), Malformed> {
+    fn message(
+        &mut self,
+        seq: u64,
+        m: &Message<'_>,
+        dump: Option<DumpKind>,
+        unknown: &mut Unknowns,
+    ) -> Result<(), Malformed> {
         match m.kind {
             rtm::NEWROUTE | rtm::DELROUTE => {
                 let delete = m.kind == rtm::DELROUTE;
                 match m.body.first() {
-                    Some(&AF_INET) => self.route::<V4>(seq, m, delete, dump),
-                    Some(&AF_INET6) => self.route::<V6>(seq, m, delete, dump),
+                    Some(&AF_INET) => self.route::<V4>(seq, m, delete, dump, unknown),
+                    Some(&AF_INET6) => self.route::<V6>(seq, m, delete, dump, unknown),
                     _ => self.ignore(),
                 }
             }
-            rtm::NEWLINK | rtm::DELLINK => match object::link(m.body)? {
+            rtm::NEWLINK | rtm::DELLINK => match object::link(m.body, unknown)? {
                 None => self.ignore(),
                 Some(l) if !self.heed(Key::Link(l.ifindex), dump) => Ok(()),
                 Some(mut l) if m.kind == rtm::NEWLINK => {
@@ -213,7 +229,7 @@ impl Mirror {
                     Ok(())
                 }
             },
-            rtm::NEWADDR | rtm::DELADDR => match object::addr(m.body)? {
+            rtm::NEWADDR | rtm::DELADDR => match object::addr(m.body, unknown)? {
                 None => self.ignore(),
                 Some((k, _)) if !self.heed(Key::Addr(k), dump) => Ok(()),
                 Some((k, e)) if m.kind == rtm::NEWADDR => {
@@ -226,7 +242,7 @@ impl Mirror {
                     Ok(())
                 }
             },
-            rtm::NEWNEIGH | rtm::DELNEIGH => match object::neigh(m.body)? {
+            rtm::NEWNEIGH | rtm::DELNEIGH => match object::neigh(m.body, unknown)? {
                 None => self.ignore(),
                 Some((i, a, _)) if !self.heed(Key::Neigh(i, a), dump) => Ok(()),
                 Some((i, a, n)) => {
@@ -245,7 +261,7 @@ impl Mirror {
                     Ok(())
                 }
             },
-            rtm::NEWRULE | rtm::DELRULE => match object::rule(m.body)? {
+            rtm::NEWRULE | rtm::DELRULE => match object::rule(m.body, unknown)? {
                 None => self.ignore(),
                 Some((f, r)) if !self.heed(Key::Rule(f, r.clone()), dump) => Ok(()),
                 Some(r) => {
@@ -260,7 +276,7 @@ impl Mirror {
                     Ok(())
                 }
             },
-            rtm::NEWNETCONF | rtm::DELNETCONF => match object::netconf(m.body)? {
+            rtm::NEWNETCONF | rtm::DELNETCONF => match object::netconf(m.body, unknown)? {
                 None => self.ignore(),
                 Some(n) if !self.heed(Key::Netconf(n.family, n.ifindex), dump) => {
                     // The notification named one setting: of the others nobody knows which is newer.
@@ -277,7 +293,7 @@ impl Mirror {
                 }
             },
             rtm::NEWNEXTHOP | rtm::DELNEXTHOP => {
-                let n = nexthop::nexthop(m.body)?;
+                let n = nexthop::nexthop(m.body, unknown)?;
                 if !self.heed(Key::NextHop(n.id), dump) {
                     return Ok(());
                 }
@@ -290,7 +306,10 @@ impl Mirror {
                 Ok(())
             }
             nlm::NOOP | nlm::ERROR | nlm::DONE => Ok(()),
-            _ => self.ignore(),
+            kind => {
+                unknown.add(Unknown::new(Of::Message, kind));
+                self.ignore()
+            }
         }
     }
 
@@ -317,11 +336,9 @@ impl Mirror {
         m: &Message<'_>,
         delete: bool,
         dump: Option<DumpKind>,
+        unknown: &mut Unknowns,
     ) -> Result<(), Malformed> {
-        let Some(r) = route::decode::<F>(m.body)? else { return self.ignore() };
-        if let Some(k) = r.unknown {
-            *self.ctx.stats.unknown.entry(k).or_default() += 1;
-        }
+        let Some(r) = route::decode::<F>(m.body, unknown)? else { return self.ignore() };
         let (routes, ctx) = F::parts(self);
         match dump {
             None => {

@@ -22,6 +22,7 @@ use crate::netlink::{AF_INET, AF_INET6};
 mod addr;
 mod ctx;
 mod diff;
+mod doubt;
 mod family;
 mod link;
 mod list;
@@ -90,6 +91,10 @@ pub struct Dirt {
     pub rules: bool,
     /// What [`Mirror::narrow`] says of some gateway.
     pub narrow: bool,
+    /// What [`Mirror::doubts`] says.
+    pub doubt: bool,
+    /// What came for the first time and is not known, or can't be read: a clause for each.
+    pub strange: Vec<String>,
     /// Kinds to dump, since something in them is undecided.
     pub wanted: BTreeSet<DumpKind>,
     /// Kinds in which a purge was inferred that a dump should confirm, not urgently.
@@ -110,6 +115,7 @@ pub struct Mirror {
     proxies: BTreeSet<(u32, IpAddr)>,
     rules: BTreeSet<(u8, Rule)>,
     dirt: Dirt,
+    doubt: doubt::Doubt,
     /// What the running dump of each kind has named, or a notification since it began.
     seen: Seen,
     epoch: u64,

@@ -1,7 +1,7 @@
 //! Netlink bytes → our own types, and requests → bytes. No I/O, no state, no panic on whatever bytes.
 //!
 //! One walker of our own serves all kinds (`linux/netlink.h`, `linux/rtnetlink.h`). A message is decoded whole or refused
-//! whole as [`Malformed`]; what a route's decoder does not know is flagged, so that the route is punted.
+//! whole as [`Malformed`]; what a decoder does not know it names as [`Unknown`], and where that may matter its object says so and is punted.
 //! Not here: what the objects mean together, which is `mirror`.
 
 pub mod attr;
@@ -9,8 +9,10 @@ pub mod build;
 pub mod nexthop;
 pub mod object;
 pub mod route;
+pub mod unknown;
 
 pub use attr::{Attrs, Malformed, Message, messages};
+pub use unknown::{Of, Unknown, Unknowns};
 
 /// Message types (`linux/rtnetlink.h`).
 pub mod rtm {

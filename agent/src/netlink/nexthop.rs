@@ -4,6 +4,7 @@ use smallvec::SmallVec;
 
 use super::attr::{Attrs, Malformed, u32_at};
 use super::object::ip;
+use super::{Of, Unknown, Unknowns};
 use crate::mirror::{Hop, Object, ObjectTo};
 
 /// `RTNH_F_ONLINK` (`linux/rtnetlink.h`).
@@ -21,7 +22,6 @@ mod nha {
     pub const GATEWAY: u16 = 6;
     pub const ENCAP_TYPE: u16 = 7;
     pub const ENCAP: u16 = 8;
-    pub const FDB: u16 = 11;
     pub const RES_GROUP: u16 = 12;
     /// Statistics, and what switches them: none of it chooses a member.
     pub const STATS: core::ops::RangeInclusive<u16> = 14..=17;
@@ -31,7 +31,7 @@ mod nha {
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn nexthop(body: &[u8]) -> Result<Object, Malformed> {
+pub fn nexthop(body: &[u8], unknown: &mut Unknowns) -> Result<Object, Malformed> {
     let (head, attrs) = Attrs::after(body, 8)?;
     let family = head[0];
     let mut o = Object { id: 0, family, scope: head[1], proto: head[2], dev: 0, to: ObjectTo::Unknown };
@@ -52,9 +52,11 @@ pub fn nexthop(body: &[u8]) -> Result<Object, Malformed> {
             nha::ENCAP_TYPE | nha::ENCAP => hop.encap = true,
             nha::RES_GROUP => {}
             n if nha::STATS.contains(&n) => {}
-            // Bridges' and tunnels' own, or not known here.
-            nha::FDB => odd = true,
-            _ => odd = true,
+            // NHA_FDB, bridges' and tunnels' own, or not known here.
+            k => {
+                unknown.add(Unknown::new(Of::NextHop, k));
+                odd = true;
+            }
         }
     }
     if o.id == 0 {
@@ -94,7 +96,7 @@ mod tests {
     fn decode(flags: u32, attrs: impl FnOnce(Builder) -> Builder) -> Result<Object, Malformed> {
         let mut head = vec![AF_INET, 0, 11, 0];
         head.extend(flags.to_ne_bytes());
-        nexthop(&attrs(Builder::new(104, 0, &head)).done()[16..])
+        nexthop(&attrs(Builder::new(104, 0, &head)).done()[16..], &mut Unknowns::default())
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use hal::{Addr, Family, Mac, V4, V6};
 
 use super::attr::{Attrs, Malformed, u16_at, u32_at};
-use super::{AF_INET, AF_INET6};
+use super::{AF_INET, AF_INET6, Of, Unknowns};
 use crate::mirror::{AddrEntry, AddrKey, Link, Neigh, Rule};
 
 fn mac(b: &[u8]) -> Option<Mac> {
@@ -25,7 +25,7 @@ pub(super) fn ip(family: u8, b: &[u8]) -> Result<IpAddr, Malformed> {
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
+pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malformed> {
     let (head, attrs) = Attrs::after(body, 16)?;
     if head[0] != 0 {
         return Ok(None);
@@ -88,7 +88,8 @@ pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
                 }
             }
             48 => l.carrier_down = a.u32()?,
-            _ => {}
+            // Up to IFLA_TAILROOM.
+            k => unknown.beyond(69, Of::Link, k),
         }
     }
     Ok(Some(l))
@@ -98,7 +99,7 @@ pub fn link(body: &[u8]) -> Result<Option<Link>, Malformed> {
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn addr(body: &[u8]) -> Result<Option<(AddrKey, AddrEntry)>, Malformed> {
+pub fn addr(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(AddrKey, AddrEntry)>, Malformed> {
     let (head, attrs) = Attrs::after(body, 8)?;
     let &[family, len, flags, scope, ..] = head else { return Err(Malformed("shorter than its fixed header")) };
     if family != AF_INET && family != AF_INET6 {
@@ -115,7 +116,8 @@ pub fn addr(body: &[u8]) -> Result<Option<(AddrKey, AddrEntry)>, Malformed> {
             1 => peer = Some(ip(family, a.data)?),
             2 => local = Some(ip(family, a.data)?),
             8 => e.flags = a.u32()?,
-            _ => {}
+            // Up to IFA_PROTO.
+            k => unknown.beyond(11, Of::Addr, k),
         }
     }
     // IPv4 always has IFA_LOCAL; IPv6 only with a peer.
@@ -131,7 +133,7 @@ pub type NeighMsg = (u32, IpAddr, Neigh);
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn neigh(body: &[u8]) -> Result<Option<NeighMsg>, Malformed> {
+pub fn neigh(body: &[u8], unknown: &mut Unknowns) -> Result<Option<NeighMsg>, Malformed> {
     let (head, attrs) = Attrs::after(body, 12)?;
     let family = head[0];
     if family != AF_INET && family != AF_INET6 {
@@ -146,7 +148,8 @@ pub fn neigh(body: &[u8]) -> Result<Option<NeighMsg>, Malformed> {
             2 => n.mac = mac(a.data),
             12 => n.protocol = a.u8()?,
             15 => n.flags_ext = a.u32()?,
-            _ => {}
+            // Up to NDA_NDM_FLAGS_MASK.
+            k => unknown.beyond(17, Of::Neigh, k),
         }
     }
     let dst = dst.ok_or(Malformed("neighbour without an address"))?;
@@ -172,7 +175,7 @@ pub struct NetconfMsg {
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn netconf(body: &[u8]) -> Result<Option<NetconfMsg>, Malformed> {
+pub fn netconf(body: &[u8], unknown: &mut Unknowns) -> Result<Option<NetconfMsg>, Malformed> {
     let (head, attrs) = Attrs::after(body, 1)?;
     let mut n = NetconfMsg { family: head[0], ..NetconfMsg::default() };
     if n.family != AF_INET && n.family != AF_INET6 {
@@ -186,7 +189,8 @@ pub fn netconf(body: &[u8]) -> Result<Option<NetconfMsg>, Malformed> {
             2 => n.forwarding = Some(a.u32()? != 0),
             3 => n.rp_filter = Some(u8::try_from(a.u32()?).unwrap_or(u8::MAX)),
             6 => n.ignore_linkdown = Some(a.u32()? != 0),
-            _ => {}
+            // Up to NETCONFA_FORCE_FORWARDING, which opens what counts as closed.
+            k => unknown.beyond(9, Of::Netconf, k),
         }
     }
     n.ifindex = index.ok_or(Malformed("netconf without an index"))?;
@@ -201,7 +205,7 @@ const SILENT: u32 = 4 | 8 | 16;
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn rule(body: &[u8]) -> Result<Option<(u8, Rule)>, Malformed> {
+pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, Malformed> {
     let (head, attrs) = Attrs::after(body, 12)?;
     let family = head[0];
     if family != AF_INET && family != AF_INET6 {
@@ -226,7 +230,11 @@ pub fn rule(body: &[u8]) -> Result<Option<(u8, Rule)>, Malformed> {
             // FRA_SUPPRESS_PREFIXLEN, -1 for none; FRA_PROTOCOL, who made it; FRA_PAD.
             14 if a.u32()? == u32::MAX => {}
             18 | 21 => {}
-            _ => r.plain = false,
+            k => {
+                // Up to FRA_DSCP_MASK.
+                unknown.beyond(30, Of::Rule, k);
+                r.plain = false;
+            }
         }
         parts.push((a.kind, a.data));
     }

@@ -8,6 +8,7 @@ use hal::{Addr, Family, Prefix};
 use smallvec::SmallVec;
 
 use super::attr::{Attr, Attrs, Malformed, u32_at};
+use super::{Of, Unknown, Unknowns};
 use crate::mirror::{Hop, RouteFlags};
 
 /// `RTM_F_CLONED`: an entry of the cache.
@@ -69,8 +70,6 @@ pub struct RouteMsg<F: Family> {
     pub multipath: bool,
     /// The rest of its identity; boxed since it is rare.
     pub rest: Option<Box<Rest>>,
-    /// First attribute or flag that is unknown here, for the count.
-    pub unknown: Option<u16>,
 }
 
 fn address<F: Family>(a: &Attr<'_>) -> Result<F::Addr, Malformed> {
@@ -95,7 +94,7 @@ fn hop(ifindex: u32, flags: u32, weight: u16) -> HopMsg {
 }
 
 /// `struct rtnexthop` one after the other; each with attributes of its own.
-fn multipath<F: Family>(mut b: &[u8], out: &mut SmallVec<[HopMsg; 1]>, m: &mut Seen) -> Result<(), Malformed> {
+fn multipath<F: Family>(mut b: &[u8], out: &mut SmallVec<[HopMsg; 1]>, m: &mut Seen<'_>) -> Result<(), Malformed> {
     while !b.is_empty() {
         let (head, _) = b.split_at_checked(8).ok_or(Malformed("RTA_MULTIPATH"))?;
         let len = usize::from(u16::from_ne_bytes([head[0], head[1]]));
@@ -110,7 +109,7 @@ fn multipath<F: Family>(mut b: &[u8], out: &mut SmallVec<[HopMsg; 1]>, m: &mut S
                 11 => m.flags |= RouteFlags::SELECTOR,
                 21 | 22 => h.hop.encap = true,
                 24 => {}
-                k => m.unknown(k),
+                k => m.unknown(Unknown::new(Of::Route, k)),
             }
         }
         out.push(h);
@@ -119,28 +118,33 @@ fn multipath<F: Family>(mut b: &[u8], out: &mut SmallVec<[HopMsg; 1]>, m: &mut S
     Ok(())
 }
 
-#[derive(Default)]
-struct Seen {
+struct Seen<'a> {
     flags: RouteFlags,
-    unknown: Option<u16>,
+    unknown: &'a mut Unknowns,
 }
 
-impl Seen {
-    fn unknown(&mut self, kind: u16) {
+impl Seen<'_> {
+    fn unknown(&mut self, u: Unknown) {
         self.flags |= RouteFlags::UNKNOWN;
-        self.unknown.get_or_insert(kind);
+        self.unknown.add(u);
     }
 }
 
 /// `RTA_METRICS`: only the MTU changes what is forwarded, the others are for connections of this machine; what is newer
 /// than we are is taken to matter.
-fn metrics(a: &Attr<'_>) -> Result<bool, Malformed> {
-    let mut matter = false;
+fn metrics(a: &Attr<'_>, seen: &mut Seen<'_>) -> Result<(), Malformed> {
     for m in a.nested() {
         // RTAX_MTU = 2, RTAX_MAX = 17 (linux/rtnetlink.h).
-        matter |= matches!(m?.kind, 2 | 18..);
+        match m?.kind {
+            2 => seen.flags |= RouteFlags::METRICS,
+            k @ 18.. => {
+                seen.flags |= RouteFlags::METRICS;
+                seen.unknown.add(Unknown::new(Of::Metric, k));
+            }
+            _ => {}
+        }
     }
-    Ok(matter)
+    Ok(())
 }
 
 /// Table and destination of a route message, at a glance: a guess, for which only messages in the kernel's own order of
@@ -163,7 +167,7 @@ pub fn peek<F: Family>(body: &[u8]) -> Option<(u32, Prefix<F>)> {
 ///
 /// # Errors
 /// The message is not what it says.
-pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> {
+pub fn decode<F: Family>(body: &[u8], unknown: &mut Unknowns) -> Result<Option<RouteMsg<F>>, Malformed> {
     let (head, attrs) = Attrs::after(body, 12)?;
     let &[family, dst_len, src_len, tos, table, proto, scope, kind, ..] = head else {
         return Err(Malformed("shorter than its fixed header"));
@@ -188,11 +192,10 @@ pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> 
         hops: SmallVec::new(),
         multipath: false,
         rest: None,
-        unknown: None,
     };
-    let mut seen = Seen::default();
+    let mut seen = Seen { flags: RouteFlags::default(), unknown };
     if rtm_flags & !KNOWN != 0 {
-        seen.unknown(0);
+        seen.unknown(Unknown { of: Of::RouteFlags, number: rtm_flags & !KNOWN });
     }
     let mut dst = None;
     let mut src = None;
@@ -212,9 +215,7 @@ pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> 
                 }
             }
             8 => {
-                if metrics(&a)? {
-                    seen.flags |= RouteFlags::METRICS;
-                }
+                metrics(&a, &mut seen)?;
                 if F::BITS == 32 {
                     r.rest.get_or_insert_default().metrics = SmallVec::from_slice(a.data);
                 }
@@ -245,7 +246,7 @@ pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> 
             // RTA_PAD, and RTA_UID, which only answers to a query have.
             24 | 25 => {}
             30 => r.object = a.u32()?,
-            k => seen.unknown(k),
+            k => seen.unknown(Unknown::new(Of::Route, k)),
         }
     }
     match dst {
@@ -268,6 +269,5 @@ pub fn decode<F: Family>(body: &[u8]) -> Result<Option<RouteMsg<F>>, Malformed> 
         seen.flags |= RouteFlags::VEILED;
     }
     r.flags = seen.flags;
-    r.unknown = seen.unknown;
     Ok(Some(r))
 }
