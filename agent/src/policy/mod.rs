@@ -13,7 +13,7 @@ pub mod exception;
 pub mod gate;
 pub mod link;
 pub mod nft;
-mod nl;
+pub mod nl;
 pub mod read;
 pub mod sysctl;
 pub mod tc;

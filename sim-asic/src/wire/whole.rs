@@ -641,5 +641,25 @@ mod tests {
                 let _ = complete(&mut f, c);
             }
         }
+
+        /// Headers with some bytes wrong: what is cut all the same keeps its payload, and no part is longer than the first.
+        #[test]
+        fn what_is_cut_keeps_its_payload(kind in 0usize..8, v6: bool, size in 64u16..1500, tag: bool,
+                                         edits in proptest::collection::vec((0usize..120, any::<u8>()), 0..4)) {
+            let (_, proto, before) = tunnels(v6).swap_remove(kind);
+            let start = 34 + before.len() + if v6 { 40 } else { 20 };
+            let mut f = ip4_around(proto, &[&before[..], &inner(v6)].concat());
+            for (at, to) in edits {
+                f[at] = to;
+            }
+            let gso = if v6 { Gso::Tcp6 } else { Gso::Tcp4 };
+            let meta = Meta { csum: Some((start as u16, 16)), gso, size };
+            let Ok(parts) = cut(&f, meta, tag.then_some([0x81, 0, 0, 7])) else { return Ok(()) };
+            let head = parts[0].len() - usize::from(size);
+            let data: Vec<u8> = parts.iter().flat_map(|p| p[head..].to_vec()).collect();
+            let added = if tag { 4 } else { 0 };
+            prop_assert!(f.ends_with(&data) && data.len() + head == f.len() + added);
+            prop_assert!(parts.iter().all(|p| p.len() <= parts[0].len() && p[..12] == f[..12]));
+        }
     }
 }
