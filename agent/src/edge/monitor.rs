@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn stamps_tell_the_order_between_the_queues() {
+    fn fact_45_stamps_tell_the_order_between_the_queues() {
         let (r, l, f) = (message(24, 0, 30), message(16, 0, 32), message(NLMSG_ERROR, 9, 36));
         let d: Vec<&[u8]> = vec![&r, &r, &l, &r, &f, &l, &l];
         let (mut seq, mut out) = (10, Vec::new());

@@ -15,10 +15,10 @@ use virga::netlink::{AF_INET, AF_INET6, messages, nlm, rtm};
 use crate::kernel::Kernel;
 use crate::random::{addr, gw4, gw6, link, nest, p, v, veth};
 
-type Done = Result<(), String>;
+pub type Done = Result<(), String>;
 
 /// A test and its name.
-type Named = (&'static str, fn() -> Done);
+pub type Named = (&'static str, fn() -> Done);
 
 /// All, by name.
 pub const ALL: &[Named] = &[
@@ -33,26 +33,29 @@ pub const ALL: &[Named] = &[
     ("fact_27_a_bridge_repeats_itself", fact_27),
 ];
 
+/// How the error begins of a test that this kernel can't run.
+pub const LACKS: &str = "this kernel has no ";
+
 /// Nothing takes longer, carrier changes included.
 const PATIENCE: Duration = Duration::from_secs(10);
-const NEW: u16 = nlm::F_CREATE | nlm::F_EXCL;
-const REPLACE: u16 = nlm::F_CREATE | nlm::F_REPLACE;
-const APPEND: u16 = nlm::F_CREATE | nlm::F_APPEND;
+pub const NEW: u16 = nlm::F_CREATE | nlm::F_EXCL;
+pub const REPLACE: u16 = nlm::F_CREATE | nlm::F_REPLACE;
+pub const APPEND: u16 = nlm::F_CREATE | nlm::F_APPEND;
 
-struct World {
-    k: Kernel,
-    m: Mirror,
+pub struct World {
+    pub k: Kernel,
+    pub m: Mirror,
     /// Types and families of the messages that came since last looked at.
     heard: Vec<(u16, u8)>,
 }
 
-fn text(e: io::Error) -> String {
+pub fn text(e: io::Error) -> String {
     e.to_string()
 }
 
 impl World {
     /// Two pairs, up, with addresses.
-    fn new() -> Result<World, String> {
+    pub fn new() -> Result<World, String> {
         for (path, value) in
             [("ipv6/conf/default/accept_dad", "0"), ("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1")]
         {
@@ -73,11 +76,11 @@ impl World {
         Ok(w)
     }
 
-    fn errno(&mut self, m: Vec<u8>) -> Result<i32, String> {
+    pub fn errno(&mut self, m: Vec<u8>) -> Result<i32, String> {
         self.k.request(m).map_err(text)
     }
 
-    fn must(&mut self, m: Vec<u8>) -> Done {
+    pub fn must(&mut self, m: Vec<u8>) -> Done {
         match self.errno(m)? {
             0 => Ok(()),
             e => Err(format!("the kernel refused a request: {}", io::Error::from_raw_os_error(e))),
@@ -89,7 +92,7 @@ impl World {
     }
 
     /// Take in what the kernel said, and dump what the mirror is in doubt of.
-    fn listen(&mut self) -> Done {
+    pub fn listen(&mut self) -> Done {
         for _ in 0..20 {
             let epoch = self.m.epoch();
             for (seq, b) in self.k.news().map_err(text)? {
@@ -109,7 +112,7 @@ impl World {
         Err("the mirror asks for dumps without end".into())
     }
 
-    fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) -> Done {
+    pub fn until(&mut self, what: &str, done: impl Fn(&World) -> bool) -> Done {
         let until = Instant::now() + PATIENCE;
         loop {
             self.listen()?;
@@ -124,7 +127,7 @@ impl World {
     }
 
     /// The mirror comes to equal what the kernel has.
-    fn equal(&mut self) -> Done {
+    pub fn equal(&mut self) -> Done {
         let until = Instant::now() + PATIENCE;
         loop {
             self.listen()?;
@@ -139,7 +142,7 @@ impl World {
         }
     }
 
-    fn gateways<F: virga::mirror::MirrorFamily>(&self, p: Prefix<F>) -> Vec<Vec<(u32, Option<IpAddr>, u16)>> {
+    pub fn gateways<F: virga::mirror::MirrorFamily>(&self, p: Prefix<F>) -> Vec<Vec<(u32, Option<IpAddr>, u16)>> {
         let hops = |s: &NhSet| match s {
             NhSet::Inline(h) => h.iter().map(|h| (h.ifindex, h.via, h.weight)).collect(),
             NhSet::Object(id) => vec![(*id, None, 0)],
@@ -148,21 +151,21 @@ impl World {
     }
 }
 
-fn prefix4() -> Prefix<V4> {
+pub fn prefix4() -> Prefix<V4> {
     Prefix::new([10, 50, 0, 0].into(), 16)
 }
 
-fn prefix6() -> Prefix<V6> {
+pub fn prefix6() -> Prefix<V6> {
     Prefix::new([0x2001, 0xdb8, 0x50, 0, 0, 0, 0, 0].into(), 48)
 }
 
-fn route(flags: u16, v6: bool) -> Builder {
+pub fn route(flags: u16, v6: bool) -> Builder {
     let (family, len) = if v6 { (AF_INET6, 48) } else { (AF_INET, 16) };
     let dst: IpAddr = if v6 { prefix6().addr().into() } else { prefix4().addr().into() };
     Builder::new(rtm::NEWROUTE, flags, &[family, len, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]).addr(1, dst)
 }
 
-fn neigh(n: u32, a: IpAddr, state: u16) -> Vec<u8> {
+pub fn neigh(n: u32, a: IpAddr, state: u16) -> Vec<u8> {
     let mut fixed = [0; 12];
     fixed[0] = AF_INET;
     fixed[4..8].copy_from_slice(&v(n).to_ne_bytes());
@@ -170,7 +173,7 @@ fn neigh(n: u32, a: IpAddr, state: u16) -> Vec<u8> {
     Builder::new(rtm::NEWNEIGH, REPLACE, &fixed).addr(1, a).attr(2, &[2, 0, 0, 0, 1, 1]).done()
 }
 
-fn check(what: &str, holds: bool) -> Done {
+pub fn check(what: &str, holds: bool) -> Done {
     if holds { Ok(()) } else { Err(what.to_owned()) }
 }
 
@@ -203,8 +206,7 @@ fn fact_8() -> Done {
     let data = nest(&[(1, &100u32.to_ne_bytes())]);
     let vrf = Builder::new(rtm::NEWLINK, NEW, &[0; 16]).attr(3, b"red\0").attr(18, &nest(&[(1, b"vrf"), (2, &data)]));
     if w.errno(vrf.done())? != 0 {
-        println!("skipped: this kernel has no VRF");
-        return Ok(());
+        return Err(format!("{LACKS}VRF"));
     }
     w.must(route(NEW, false).u32(4, v(0)).addr(5, gw4(0, 9)).done())?;
     w.listen()?;
@@ -381,8 +383,7 @@ fn fact_27() -> Done {
     let mut w = World::new()?;
     let bridge = Builder::new(rtm::NEWLINK, NEW, &[0; 16]).attr(3, b"br0\0").attr(18, &nest(&[(1, b"bridge")]));
     if w.errno(bridge.done())? != 0 {
-        println!("skipped: this kernel has no bridge");
-        return Ok(());
+        return Err(format!("{LACKS}bridge"));
     }
     w.listen()?;
     let br = w.m.links().find(|l| l.name == "br0").map_or(0, |l| l.ifindex);

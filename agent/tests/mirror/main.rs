@@ -4,10 +4,13 @@
 //! `VIRGA_SEED` repeats a run, `VIRGA_COMMANDS` says how many commands it is.
 
 mod facts;
+mod facts_more;
 mod kernel;
 mod random;
 
-use libtest_mimic::{Arguments, Failed, Trial};
+use std::io::Write as _;
+
+use libtest_mimic::{Arguments, Completion, Failed, Trial};
 use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 fn main() {
@@ -21,14 +24,31 @@ fn main() {
     // On this thread, which goes into a network namespace of its own for each.
     args.test_threads = Some(1);
     let mut all = vec![trial("random_commands", random::commands)];
-    all.extend(facts::ALL.iter().map(|(name, f)| {
-        Trial::test(*name, || {
+    all.extend(facts::ALL.iter().chain(facts_more::ALL).map(|(name, f)| {
+        Trial::ignorable_test(*name, || {
             // SAFETY: no descriptor table is unshared.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
-            Ok(f()?)
+            match f() {
+                Err(why) if why.starts_with(facts::LACKS) => {
+                    list(name)?;
+                    Ok(Completion::ignored_with(why))
+                }
+                done => Ok(done.map(|()| Completion::Completed)?),
+            }
         })
     }));
+    if let Ok(only) = std::env::var("VIRGA_ONLY") {
+        all.retain(|t| only.lines().any(|o| o == t.name()));
+    }
     libtest_mimic::run(&args, all).exit();
+}
+
+/// A test that this kernel can't run is noted where `tests/vm/run --skipped` finds it, if that is asked for.
+fn list(test: &str) -> std::io::Result<()> {
+    let Some(file) = std::env::var_os("VIRGA_SKIPPED") else { return Ok(()) };
+    let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file)?;
+    let (folder, exe) = (std::env::current_dir()?, std::env::current_exe()?);
+    writeln!(file, "machine\t{}\t{}\t{test}", folder.display(), exe.display())
 }
 
 /// Into namespaces of our own, before any thread starts: the kernel removes everything with us.

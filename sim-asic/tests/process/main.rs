@@ -23,15 +23,15 @@ fn always() -> Result<(), String> {
 fn tests() -> Vec<Test> {
     vec![
         ("frames::hosts_reach_each_other_through_the_kernel", frames::reach, always),
-        ("frames::tcp_arrives_intact_with_default_offloads", frames::tcp, always),
+        ("frames::fact_40_tcp_arrives_intact_with_default_offloads", frames::tcp, always),
         ("frames::udp_super_frames_are_cut", frames::udp_segments, frames::needs_udp_segments),
         ("frames::super_frames_of_tunnels_are_cut", frames::tunnels, frames::needs_vxlan),
         ("frames::super_frames_of_more_than_64_kib_are_cut", frames::big_tcp, frames::needs_big_tcp),
-        ("frames::tags_reach_the_kernel", frames::tags, always),
+        ("frames::fact_40_tags_reach_the_kernel", frames::tags, always),
         ("frames::an_idle_wire_is_silent", frames::silence, always),
         ("frames::policers_limit_a_class", frames::policer, always),
         ("frames::giants_are_counted", frames::sizes, always),
-        ("lifecycle::carrier_admin_and_mtu_are_mirrored", lifecycle::mirror, always),
+        ("lifecycle::fact_50_carrier_admin_and_mtu_are_mirrored", lifecycle::mirror, always),
         ("lifecycle::a_refused_mtu_is_reported", lifecycle::refused_mtu, lifecycle::needs_macvlan),
         ("lifecycle::a_netdev_that_moves_or_goes", lifecycle::moved_and_deleted, always),
         ("lifecycle::a_wire_that_goes_and_comes_back", lifecycle::wire_returns, always),
