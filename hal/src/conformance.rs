@@ -30,6 +30,7 @@ pub const LAWS: &[(&str, Law)] = &[
     ("a missing reference is named (d)", missing_reference),
     ("the chip's own table is read-only", read_only),
     ("a dump pages, and shows once what stays", paging),
+    ("virtual routers have entries of their own, and are as many as the profile says", virtual_routers),
     ("any sequence leaves what a plain map would hold", model),
 ];
 
@@ -388,6 +389,39 @@ fn paging(make: Factory<'_>) {
             assert_eq!(seen.get(k), Some(&1), "{k} was there during the whole dump");
         }
     }
+}
+
+fn virtual_routers(make: Factory<'_>) {
+    let (mut b, p) = furnished(make);
+    let route = |vrf: u32, n| Record::Route4(RouteKey { vrf: VrfId(vrf), ..prefix(n) }, Fwd::Trap(TrapClass::Punt));
+    let open = |vrf: u32, open| match rif(1, 0, p, open) {
+        Record::Rif(k, e) => Record::Rif(k, RifEntry { vrf: VrfId(vrf), ..e }),
+        r => r,
+    };
+    let room = b.profile().vrfs.saturating_sub(1);
+    // The same prefix in each is an entry of its own; numbers are the agent's to choose.
+    let names: Vec<u32> = (0..room.min(FILL)).map(|i| u32::MAX - 3 * i).collect();
+    let fits = (b.profile().routes4 - used(&*b, TableId::Route4)) as usize;
+    for vrf in names.iter().take(fits) {
+        set(&mut *b, route(*vrf, 1));
+        assert!(dump(&*b).contains_key(&route(*vrf, 1).key()), "{:?}", route(*vrf, 1));
+    }
+    if room > FILL || fits < names.len() {
+        return;
+    }
+    let before = dump(&*b);
+    for more in [route(77, 1), open(77, true)] {
+        let refused = b.apply(&Op::Set(more.clone()));
+        assert!(matches!(refused, Err(Reason::Unsupported(_))), "{more:?}, one virtual router too many: {refused:?}");
+    }
+    assert_eq!(dump(&*b), before, "after virtual routers that found no room");
+    // What is closed needs none.
+    set(&mut *b, open(77, false));
+    remove(&mut *b, route(77, 1).key());
+    let Some(last) = names.last() else { return };
+    remove(&mut *b, route(*last, 1).key());
+    set(&mut *b, open(77, true));
+    set(&mut *b, route(77, 1));
 }
 
 /// SplitMix64: the suite needs variety, not quality, and the same at each run.

@@ -26,7 +26,7 @@ pub struct Profile {
     pub routes4: u32,
     /// IPv6 routes.
     pub routes6: u32,
-    /// Virtual routers.
+    /// Virtual routers, the default one included. Those count that have an open interface or a route.
     pub vrfs: u32,
     /// Largest frame in bytes, Ethernet header included, checksum not.
     pub frame: u32,

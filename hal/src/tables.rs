@@ -31,7 +31,7 @@ ids! {
     PortId;
     /// A router interface. The agent uses the netdev's ifindex.
     RifId;
-    /// A virtual router. 0 is the default one.
+    /// A virtual router; chosen by the agent, which uses the number of its routing table. 0 is the default one.
     VrfId;
     /// A next hop; chosen by the agent.
     NextHopId;
@@ -160,7 +160,8 @@ pub enum RifKind {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Urpf {
-    /// `rp_filter=0`: only the switch's own addresses are refused as a source.
+    /// `rp_filter=0`: only the switch's own addresses are refused as a source. In a virtual router other than the default one a
+    /// source without a route is trapped: the kernel looks on in other tables.
     #[default]
     Off,
     /// `rp_filter=2`: the source must have a unicast route.

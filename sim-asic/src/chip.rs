@@ -21,6 +21,7 @@ use crate::table::group::Next;
 use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
 use crate::table::route::{Lpm, Routes};
+use crate::table::vrfs::{NOWHERE, Vrfs};
 use crate::table::{Hop, INDEX_MAX, Leaf, Rif, Tables, indices};
 
 /// Most entries of objects that others refer to, so that their indices fit into a leaf.
@@ -44,6 +45,7 @@ pub struct SimChip {
     groups: Ids<GroupId, GroupEntry>,
     routes4: Routes<V4>,
     routes6: Routes<V6>,
+    vrfs: Vrfs,
     samples: Samples,
 }
 
@@ -87,6 +89,7 @@ impl SimChip {
             groups: Ids::new(p.groups, indices(p.groups)),
             routes4: Routes::new(p.routes4),
             routes6: Routes::new(p.routes6),
+            vrfs: Vrfs::new(p.vrfs),
             samples: Samples::default(),
             profile: p,
         }
@@ -143,17 +146,19 @@ impl SimChip {
 
     fn set_rif(&mut self, id: RifId, e: &RifEntry) -> Result<(), Reason> {
         let RifKind::Port(port) = e.kind;
-        let closed = !(e.ingress4 || e.ingress6 || e.egress);
+        let closed = is_closed(e);
         if !closed && port.0 as usize >= self.ports.len() {
             return Err(Reason::MissingRef(port.into()));
-        }
-        if !closed && e.vrf.0 >= self.profile.vrfs {
-            return Err(Reason::Unsupported(format!("vrf {} of {}", e.vrf, self.profile.vrfs)));
         }
         if !self.rifs.has_room(&id) {
             return Err(self.full(TableId::Rif));
         }
-        let Some((i, _)) = self.rifs.index(id, &self.epochs) else { return Err(self.full(TableId::Rif)) };
+        // One that is closed needs no root.
+        let vrf = if closed { NOWHERE } else { self.enter(e.vrf)? };
+        let Some((i, _)) = self.rifs.index(id, &self.epochs) else {
+            self.leave(closed, e.vrf);
+            return Err(self.full(TableId::Rif));
+        };
         let was = self.rifs.put(i, Some(e.clone()));
         self.tables.set_rif(
             i,
@@ -167,13 +172,15 @@ impl SimChip {
                 mtu4: e.mtu4,
                 mtu6: e.mtu6,
                 port,
-                vrf: e.vrf.0,
+                vrf,
             }),
         );
-        if let Some(RifEntry { kind: RifKind::Port(old), .. }) = was
-            && old != port
-        {
-            self.own_port(old);
+        if let Some(was) = was {
+            let RifKind::Port(old) = was.kind;
+            if old != port {
+                self.own_port(old);
+            }
+            self.leave(is_closed(&was), was.vrf);
         }
         self.own_port(port);
         Ok(())
@@ -183,10 +190,25 @@ impl SimChip {
         let Some(i) = self.rifs.present(&id) else { return };
         let was = self.rifs.put(i, None);
         self.tables.set_rif(i, None);
-        if let Some(RifEntry { kind: RifKind::Port(port), .. }) = was {
+        if let Some(was) = was {
+            let RifKind::Port(port) = was.kind;
             self.own_port(port);
+            self.leave(is_closed(&was), was.vrf);
         }
         self.sweep_rif(i);
+    }
+
+    /// Something more is in the virtual router: the number of its root.
+    fn enter(&mut self, vrf: VrfId) -> Result<u32, Reason> {
+        let full = || Reason::Unsupported(format!("vrf {vrf}: more virtual routers than {}", self.profile.vrfs));
+        self.vrfs.hold(vrf, &self.epochs).ok_or_else(full)
+    }
+
+    /// An interface is in the virtual router no more.
+    fn leave(&mut self, closed: bool, vrf: VrfId) {
+        if !closed {
+            self.vrfs.release(vrf, &self.epochs);
+        }
     }
 
     /// Find the interface that a port's frames belong to. While two claim them, neither does.
@@ -399,13 +421,16 @@ impl SimChip {
     }
 
     fn set_route<F: RouteFamily>(&mut self, key: RouteKey<F>, fwd: Fwd) -> Result<(), Reason> {
-        if key.vrf.0 >= self.profile.vrfs {
-            return Err(Reason::Unsupported(format!("vrf {} of {}", key.vrf, self.profile.vrfs)));
-        }
         let hop = self.hop(fwd)?;
         let leaf = Leaf::new(hop, key.prefix.len());
+        let root = VrfId(self.enter(key.vrf)?);
         let routes = F::of(&mut self.routes4, &mut self.routes6);
-        let was = routes.set(&self.tables, key, leaf, &self.epochs).map_err(|()| self.full(F::TABLE))?;
+        let set = routes.set(&self.tables, RouteKey { vrf: root, ..key }, leaf, &self.epochs);
+        if !matches!(set, Ok(None)) {
+            // Nothing more is in it than before.
+            self.vrfs.release(key.vrf, &self.epochs);
+        }
+        let was = set.map_err(|()| self.full(F::TABLE))?;
         match hop {
             Hop::Group(g) => self.groups.hold(g),
             Hop::Connected(r) => self.rifs.hold(r),
@@ -415,10 +440,25 @@ impl SimChip {
         Ok(())
     }
 
+    /// A key of a route table, in which the virtual router is the number of its root, as the contract has it.
+    fn outer<F: Family>(&self, key: RouteKey<F>) -> RouteKey<F> {
+        RouteKey { vrf: self.vrfs.name(key.vrf.0), ..key }
+    }
+
     fn remove_route<F: RouteFamily>(&mut self, key: RouteKey<F>) {
-        let was = F::of(&mut self.routes4, &mut self.routes6).remove(&self.tables, key, &self.epochs);
+        let Some(root) = self.vrfs.find(key.vrf) else { return };
+        let inner = RouteKey { vrf: VrfId(root), ..key };
+        let was = F::of(&mut self.routes4, &mut self.routes6).remove(&self.tables, inner, &self.epochs);
+        if was.is_some() {
+            self.vrfs.release(key.vrf, &self.epochs);
+        }
         self.release_leaf(was);
     }
+}
+
+/// Whether nothing that comes in by the interface is forwarded, nor leaves by it.
+fn is_closed(e: &RifEntry) -> bool {
+    !(e.ingress4 || e.ingress6 || e.egress)
 }
 
 /// What differs between the families' adjacencies.
@@ -538,10 +578,10 @@ impl Backend for SimChip {
             TableId::NextHop => self.nexthops.page(cursor, max, |k, _, e| out.push(Record::NextHop(k, e.clone()))),
             TableId::Group => self.groups.page(cursor, max, |k, _, e| out.push(Record::Group(k, e.clone()))),
             TableId::Route4 => self.routes4.page(cursor, max, |k, l| {
-                out.extend(self.fwd(l.hop()).map(|f| Record::Route4(k, f)));
+                out.extend(self.fwd(l.hop()).map(|f| Record::Route4(self.outer(k), f)));
             }),
             TableId::Route6 => self.routes6.page(cursor, max, |k, l| {
-                out.extend(self.fwd(l.hop()).map(|f| Record::Route6(k, f)));
+                out.extend(self.fwd(l.hop()).map(|f| Record::Route6(self.outer(k), f)));
             }),
         }
     }
@@ -563,8 +603,8 @@ impl Backend for SimChip {
                 let (t, four, six) = (&self.tables, &self.routes4, &self.routes6);
                 self.samples.take(table, max, |vrf, addr| {
                     out.extend(match table {
-                        TableId::Route4 => four.matched(t, VrfId(vrf), addr).map(AnyKey::Route4),
-                        _ => six.matched(t, VrfId(vrf), addr).map(AnyKey::Route6),
+                        TableId::Route4 => four.matched(t, VrfId(vrf), addr).map(|k| AnyKey::from(self.outer(k))),
+                        _ => six.matched(t, VrfId(vrf), addr).map(|k| AnyKey::from(self.outer(k))),
                     });
                 });
                 None

@@ -11,6 +11,7 @@ pub(crate) mod lpm6;
 pub(crate) mod neigh;
 pub(crate) mod route;
 pub(crate) mod short;
+pub(crate) mod vrfs;
 
 use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf};
 
@@ -86,6 +87,7 @@ pub(crate) struct Rif {
     pub(crate) mtu4: u32,
     pub(crate) mtu6: u32,
     pub(crate) port: PortId,
+    /// Root of its virtual router.
     pub(crate) vrf: u32,
 }
 
