@@ -13,7 +13,7 @@ use crate::core::{Core, CoreConfig};
 use crate::input::{Input, Output};
 
 /// Version of the format.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest entry that is believed, in bytes.
 const ENTRY_MAX: usize = 64 << 20;
 

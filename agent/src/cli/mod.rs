@@ -53,7 +53,7 @@ enum Verb {
     Nexthop(Show),
     /// The kernel's routes, and what became of each: offloaded, or punted and why
     #[command(alias = "r")]
-    Route(Show),
+    Route(route::Options),
     /// The chip's counters: per port, per trap class, per drop reason
     Counters,
     /// How full the chip's tables are
@@ -114,14 +114,22 @@ impl Context {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Fetch all pages of `url` and print them item by item.
+    /// Fetch all pages of `url` and print those of their items that are to be kept, one by one.
     ///
     /// # Errors
     /// One sentence.
-    pub fn show_pages(&self, url: &str, text: fn(&Value) -> String) -> Result<ExitCode, String> {
+    pub fn show_pages(
+        &self,
+        url: &str,
+        keep: impl Fn(&Value) -> bool,
+        text: fn(&Value) -> String,
+    ) -> Result<ExitCode, String> {
         // Nothing is printed before there is an answer: an error leaves standard output empty.
         let mut before = "[";
         self.client.pages(url, &mut |item| {
+            if !keep(&item) {
+                return Ok(());
+            }
             let before = core::mem::replace(&mut before, ",");
             if self.json { print(&format!("{before}{item}")) } else { print(&text(&item)) }
         })?;
@@ -184,7 +192,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Verb::Link(_) => link::run(&cx),
         Verb::Neigh(_) => neigh::run(&cx),
         Verb::Nexthop(_) => nexthop::run(&cx),
-        Verb::Route(_) => route::run(&cx),
+        Verb::Route(o) => route::run(&cx, &o),
         Verb::Counters => counters::run(&cx),
         Verb::Resources => resources::run(&cx),
         Verb::Table(o) => table::run(&cx, &o),
@@ -211,6 +219,8 @@ mod tests {
             &["virga", "-j", "status"][..],
             &["virga", "route", "show", "--json"],
             &["virga", "r", "s"],
+            &["virga", "route", "show", "--vrf", "red"],
+            &["virga", "route", "--vrf", "red"],
             &["virga", "link"],
             &["virga", "table", "show", "route4"],
             &["virga", "settle", "--timeout", "2.5"],

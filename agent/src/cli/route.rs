@@ -4,15 +4,27 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::Context;
 use super::text::{fate, field, hop, plain, strings};
+use super::{Context, ShowVerb};
+
+/// What stands behind `route`.
+#[derive(clap::Args, Debug)]
+#[command(infer_subcommands = true)]
+pub struct Options {
+    /// Only the routes of that VRF
+    #[arg(long, global = true, value_name = "NAME")]
+    vrf: Option<String>,
+    #[command(subcommand)]
+    show: Option<ShowVerb>,
+}
 
 /// Show them, IPv4 first.
 ///
 /// # Errors
 /// One sentence.
-pub fn run(cx: &Context) -> Result<ExitCode, String> {
-    cx.show_pages("/v1/routes?max=5000", text)
+pub fn run(cx: &Context, o: &Options) -> Result<ExitCode, String> {
+    let keep = |v: &Value| o.vrf.as_ref().is_none_or(|name| v["vrf"] == name.as_str());
+    cx.show_pages("/v1/routes?max=5000", keep, text)
 }
 
 fn text(v: &Value) -> String {

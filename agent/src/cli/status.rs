@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::Value;
 
 use super::Context;
-use super::text::{plain, strings};
+use super::text::{fate, plain, strings};
 
 /// Show it.
 ///
@@ -32,6 +32,9 @@ fn text(v: &Value) -> String {
     }
     for p in list(&v["ports"]) {
         out += &port(p);
+    }
+    for r in list(&v["vrfs"]) {
+        out += &format!("vrf {}{}\n", plain(&r["ifname"]), fate(r));
     }
     for (family, r) in v["routes"].as_object().into_iter().flatten() {
         out += &format!("{family} routes {} offloaded {}\n", plain(&r["total"]), plain(&r["offloaded"]));

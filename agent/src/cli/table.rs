@@ -34,5 +34,5 @@ pub fn run(cx: &Context, o: &Options) -> Result<ExitCode, String> {
         let names: Vec<_> = TableId::ALL.iter().map(|t| t.name()).collect();
         return Err(format!("the chip has no table {name:?}; there are {}", names.join(", ")));
     }
-    cx.show_pages(&format!("/v1/tables/{name}"), |v| format!("{v}\n"))
+    cx.show_pages(&format!("/v1/tables/{name}"), |_| true, |v| format!("{v}\n"))
 }

@@ -6,15 +6,17 @@ pub mod neigh;
 pub mod rif;
 pub mod route;
 pub mod switch;
+pub mod vrf;
 
 use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use hal::{Addr, Family, PortEntry, PortId, Profile, RifId};
+use hal::{Addr, Family, PortEntry, PortId, Profile, RifId, VrfId};
 
 use crate::mirror::Mirror;
 use crate::policy::{Finding, Polled, Scope};
+use vrf::Vrfs;
 
 /// All that a verdict depends on.
 #[derive(Clone, Copy)]
@@ -29,6 +31,8 @@ pub struct Facts<'a> {
     pub polled: Option<&'a Polled>,
     /// What the chip can do.
     pub profile: &'a Profile,
+    /// Virtual routers.
+    pub vrfs: &'a Vrfs,
 }
 
 /// The chip's ports whose netdev is in the agent's network namespace, by ifindex.
@@ -78,14 +82,14 @@ impl Gate {
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
-    /// The single destinations of a family among what is closed.
-    pub fn hosts<F: Family>(&self) -> impl Iterator<Item = F::Addr> + '_ {
+    /// The single destinations of a family among what is closed, each with the virtual router that it is closed in.
+    pub fn hosts<F: Family>(&self) -> impl Iterator<Item = (VrfId, F::Addr)> + '_ {
         let of = |s: &Scope| match s {
-            Scope::Host(IpAddr::V4(a)) if F::BITS == 32 => Some(u128::from(a.to_bits())),
-            Scope::Host(IpAddr::V6(a)) if F::BITS == 128 => Some(a.to_bits()),
+            Scope::Host(v, IpAddr::V4(a)) if F::BITS == 32 => Some((VrfId(*v), u128::from(a.to_bits()))),
+            Scope::Host(v, IpAddr::V6(a)) if F::BITS == 128 => Some((VrfId(*v), a.to_bits())),
             _ => None,
         };
-        self.reach.iter().filter_map(of).map(F::Addr::from_number)
+        self.reach.iter().filter_map(of).map(|(v, a)| (v, F::Addr::from_number(a)))
     }
     /// The first finding that reaches one of these scopes.
     pub fn closed(&self, scopes: &[Scope]) -> Option<&Finding> {
@@ -159,8 +163,16 @@ pub enum Why {
     NoLink,
     /// The device is down.
     AdminDown,
-    /// It belongs to a bridge, bond or VRF.
+    /// It belongs to a bridge or bond.
     Master(String),
+    /// It belongs to a VRF whose table is one of the kernel's own.
+    VrfTable(u32),
+    /// It belongs to a VRF, and the chip holds that many virtual routers, all of which are taken.
+    VrfNoRoom(u32),
+    /// It belongs to a VRF whose routes are not all in the chip yet.
+    VrfFilling,
+    /// It belongs to a VRF, and no rule of the family has its packets look up the VRF's table before others.
+    VrfRule,
     /// No usable Ethernet address.
     NoMac,
     /// `IFLA_XDP`
@@ -219,6 +231,10 @@ impl fmt::Display for Why {
             Why::Type(t) => write!(f, "route type {t} is not known here"),
             Why::NoLink => f.write_str("the kernel has not announced the port's netdev"),
             Why::AdminDown => f.write_str("the device is down"),
+            Why::VrfTable(t) => write!(f, "its VRF has table {t}, which is one of the kernel's own"),
+            Why::VrfNoRoom(max) => write!(f, "the chip holds {max} virtual routers, and all are taken"),
+            Why::VrfFilling => f.write_str("the routes of its VRF are on their way to the chip"),
+            Why::VrfRule => f.write_str("no rule looks up its VRF's table before table main (ip rule, l3mdev)"),
             Why::Master(m) => write!(f, "the port is a member of {m}, not offloaded yet"),
             Why::NoMac => f.write_str("the device has no unicast Ethernet address"),
             Why::Xdp => f.write_str("an XDP program is attached"),

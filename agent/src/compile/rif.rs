@@ -1,11 +1,12 @@
 //! The `rif` table: every front-panel port in the switch's namespace has an interface, open as far as the kernel and policy
 //! let it. Routes never depend on what is closed here.
 
-use hal::{Mac, PortEntry, PortId, RifEntry, RifKind, Urpf, VrfId};
+use hal::{Mac, PortEntry, PortId, RifEntry, RifKind, Urpf, V4, V6, VrfId};
 
 use super::group::IFF_UP;
+use super::vrf::{self, Place};
 use super::{Facts, Why};
-use crate::mirror::Link;
+use crate::mirror::{Link, VrfOrder};
 use crate::policy::Scope;
 
 /// An interface and what keeps it closed.
@@ -21,22 +22,45 @@ pub struct RifSpec {
     pub egress: Option<Why>,
 }
 
-/// What closes an interface both ways.
-fn both(f: &Facts<'_>, ifindex: u32, link: Option<&Link>) -> Result<Mac, Why> {
+/// The VRF that a port is in: its device and its number.
+#[derive(Clone, Copy)]
+struct Inside {
+    dev: u32,
+    id: VrfId,
+}
+
+/// The VRF that a port is in, if any.
+///
+/// # Errors
+/// Why nothing of it can be forwarded.
+fn inside(f: &Facts<'_>, link: &Link) -> Result<Option<Inside>, Why> {
+    let Some(dev) = vrf::master(f.mirror, link)? else { return Ok(None) };
+    let table = dev.table.unwrap_or(0);
+    let id = vrf::router(table).ok_or(Why::VrfTable(table))?;
+    match f.vrfs.get(id).ok_or(Why::VrfFilling)?.place {
+        Place::NoRoom => Err(Why::VrfNoRoom(f.profile.vrfs)),
+        Place::Filling => Err(Why::VrfFilling),
+        Place::Open => Ok(Some(Inside { dev: dev.ifindex, id })),
+    }
+}
+
+/// What closes an interface both ways; else its MAC and the VRF that it is in.
+fn both(f: &Facts<'_>, ifindex: u32, link: Option<&Link>) -> Result<(Mac, Option<Inside>), Why> {
     let link = link.ok_or(Why::NoLink)?;
     if link.flags & IFF_UP == 0 {
         return Err(Why::AdminDown);
     }
-    if let Some(m) = link.master {
-        return Err(Why::Master(f.mirror.link(m).map_or_else(|| format!("device {m}"), |l| l.name.clone())));
-    }
+    let inside = inside(f, link)?;
     if link.xdp {
         return Err(Why::Xdp);
     }
-    if let Some(found) = f.gate.closed(&[Scope::All, Scope::Link(ifindex)]) {
+    // The frames of its members are a VRF device's too (`vrf_ip_rcv`, `vrf_ip6_rcv`): so are its hooks.
+    let master = Scope::Link(inside.map_or(ifindex, |v| v.dev));
+    if let Some(found) = f.gate.closed(&[Scope::All, Scope::Link(ifindex), master]) {
         return Err(Why::Policy(found.why.clone()));
     }
-    link.mac.filter(|m| m.is_unicast()).ok_or(Why::NoMac)
+    let mac = link.mac.filter(|m| m.is_unicast()).ok_or(Why::NoMac)?;
+    Ok((mac, inside))
 }
 
 /// What the chip should hold for the port with that netdev.
@@ -44,13 +68,18 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
     let link = f.mirror.link(ifindex);
     let both = both(f, ifindex, link);
     let closed = both.as_ref().err().cloned();
+    let inside = both.as_ref().ok().and_then(|(_, v)| *v);
+    let dev = inside.map_or(ifindex, |v| v.dev);
+    let ruled = |order| (inside.is_some() && order == VrfOrder::Never).then_some(Why::VrfRule);
     let policy = |scopes: &[Scope]| f.gate.closed(scopes).map(|p| Why::Policy(p.why.clone()));
+    // The port's own, in a VRF as well: the kernel looks the route up with the device that it was before (`ip_rcv_finish`).
     let conf4 = f.mirror.netconf4(ifindex);
     let forwarding4 = conf4.is_some_and(|c| c.forwarding);
     let ingress4 = closed
         .clone()
-        .or_else(|| policy(&[Scope::V4, Scope::Ingress4(ifindex)]))
-        .or_else(|| (!forwarding4).then_some(Why::NotForwarding));
+        .or_else(|| policy(&[Scope::V4, Scope::Ingress4(ifindex), Scope::Ingress4(dev)]))
+        .or_else(|| (!forwarding4).then_some(Why::NotForwarding))
+        .or_else(|| ruled(f.vrfs.order::<V4>()));
     // The kernel looks at `all` alone (kernel-facts 33).
     let forwarding6 = f.mirror.netconf6_all().is_some_and(|c| c.forwarding);
     // Both sources say what held when they were read; the smaller is safe, since what is longer is trapped.
@@ -58,16 +87,17 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
     let mtu6 = link.and_then(|l| l.mtu6).zip(polled6).map(|(a, b)| a.min(b));
     let ingress6 = closed
         .clone()
-        .or_else(|| policy(&[Scope::V6, Scope::Ingress6(ifindex)]))
+        .or_else(|| policy(&[Scope::V6, Scope::Ingress6(ifindex), Scope::Ingress6(dev)]))
         .or_else(|| mtu6.is_none().then_some(Why::NoIpv6))
-        .or_else(|| (!forwarding6).then_some(Why::NotForwarding));
+        .or_else(|| (!forwarding6).then_some(Why::NotForwarding))
+        .or_else(|| ruled(f.vrfs.order::<V6>()));
     // The value in force is the maximum of `all` and the device; above 1 the kernel compares with 1 only, so it is loose.
     let rp = conf4.map_or(1, |c| c.rp_filter).max(f.mirror.netconf4_all().map_or(1, |c| c.rp_filter));
     RifSpec {
         entry: RifEntry {
             kind: RifKind::Port(port),
-            vrf: VrfId(0),
-            mac: both.unwrap_or(entry.mac),
+            vrf: inside.map_or(vrf::DEFAULT, |v| v.id),
+            mac: both.map_or(entry.mac, |(mac, _)| mac),
             mtu4: link.map_or(0, |l| l.mtu),
             mtu6: mtu6.unwrap_or(0),
             ingress4: ingress4.is_none(),

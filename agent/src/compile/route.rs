@@ -4,8 +4,9 @@
 //! is a trap at that prefix. A verdict does not depend on links, neighbours or policy. `ignore_routes_with_linkdown` needs
 //! no care: what would leave by a port without link is trapped by the chip, and the kernel looks further by itself.
 
-use hal::{Addr, DropReason, Prefix, RifId, TrapClass};
+use hal::{Addr, DropReason, Prefix, RifId, TrapClass, VrfId};
 
+use super::vrf::DEFAULT;
 use super::{Facts, Why};
 use crate::mirror::{Alias, MirrorFamily, NhRef, NhSet, RouteFlags, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Scope;
@@ -62,27 +63,31 @@ fn punt(why: Why) -> Decided {
     trap(TrapClass::Punt, why)
 }
 
-/// What the chip should hold for `p`; `None` if the kernel has nothing there.
-pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
+/// What the chip should hold for `p` in that virtual router; `None` if the kernel has nothing there.
+pub fn route<F: MirrorFamily>(f: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> Option<Decided> {
+    if !f.vrfs.has(vrf) {
+        return None;
+    }
+    let tables = f.vrfs.tables::<F>(vrf);
     // The kernel refuses own addresses as a source whatever the state of their device (kernel-facts 28), and routes them
-    // to itself as long as they have their local route: both are a trap.
-    if p.len() == F::BITS && F::BITS == 32 && f.mirror.owns(p.addr()) {
+    // to itself as long as they have their local route: both are a trap. In a VRF it goes by the routes alone.
+    if p.len() == F::BITS && F::BITS == 32 && vrf == DEFAULT && f.mirror.owns(p.addr()) {
         return Some(trap(TrapClass::ToUs, Why::ToUs));
     }
     // What the kernel learned of one destination (a path MTU, a redirect) goes before its routes.
     if p.len() == F::BITS
-        && let Some(found) = f.gate.closed(&[Scope::Host(p.addr().ip())])
+        && let Some(found) = f.gate.closed(&[Scope::Host(vrf.0, p.addr().ip())])
     {
         return Some(punt(Why::Policy(found.why.clone())));
     }
-    if f.mirror.undecided(p) {
+    if f.mirror.undecided(&tables, p) {
         return Some(punt(Why::Undecided));
     }
-    if f.mirror.hidden(p) {
+    if f.mirror.hidden(&tables, p) {
         return Some(punt(Why::Hidden));
     }
-    let local = f.mirror.aliases::<F>(TABLE_LOCAL, p);
-    if let Some(first) = local.first() {
+    let local_first = tables.first() == Some(&TABLE_LOCAL);
+    if local_first && let Some(first) = f.mirror.aliases::<F>(TABLE_LOCAL, p).first() {
         return Some(match first.kind {
             rtn::LOCAL | rtn::ANYCAST => trap(TrapClass::ToUs, Why::ToUs),
             rtn::BROADCAST => trap(TrapClass::Broadcast, Why::Broadcast),
@@ -90,16 +95,19 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, p: Prefix<F>) -> Option<Decided> {
             _ => punt(Why::TableLocal),
         });
     }
-    let main = f.mirror.aliases::<F>(TABLE_MAIN, p);
-    if main.is_empty() {
+    let own = f.mirror.aliases::<F>(if vrf == DEFAULT { TABLE_MAIN } else { vrf.0 }, p);
+    if own.is_empty() {
+        if vrf != DEFAULT {
+            return None;
+        }
         let default = f.mirror.aliases::<F>(TABLE_DEFAULT, p);
         return (!default.is_empty()).then(|| no_source(punt(Why::TableDefault), &default));
     }
-    if f.mirror.under_local(p) {
+    if local_first && f.mirror.under_local(p) {
         // Not a mere punt: where table local wins, the kernel refuses these addresses as a source, too.
         return Some(trap(TrapClass::ToUs, Why::UnderLocal));
     }
-    Some(no_source(winner::<F>(f, &main), &main))
+    Some(no_source(winner::<F>(f, &own), &own))
 }
 
 /// Where a punted route may be the switch's own, or leave that to another table, its addresses are none that a host can have: the kernel refuses them as a source.
@@ -113,17 +121,17 @@ fn no_source(d: Decided, routes: &[Alias]) -> Decided {
     }
 }
 
-fn winner<F: MirrorFamily>(f: &Facts<'_>, main: &[Alias]) -> Decided {
-    if main.iter().any(|a| a.tos != 0) {
+fn winner<F: MirrorFamily>(f: &Facts<'_>, own: &[Alias]) -> Decided {
+    if own.iter().any(|a| a.tos != 0) {
         return punt(Why::Tos);
     }
     // First of the lowest metric: the order within a metric is the kernel's.
-    let Some(best) = main.iter().min_by_key(|a| a.metric) else { return punt(Why::Unknown) };
-    if F::BITS == 128 && main.iter().filter(|a| a.metric == best.metric).count() > 1 {
+    let Some(best) = own.iter().min_by_key(|a| a.metric) else { return punt(Why::Unknown) };
+    if F::BITS == 128 && own.iter().filter(|a| a.metric == best.metric).count() > 1 {
         return punt(Why::SameMetric);
     }
     // A route that may vanish unannounced, or that serves some packets only, makes what stands behind it uncertain too.
-    if let Some(a) = main.iter().find(|a| a.flags.any(SELECTIVE)) {
+    if let Some(a) = own.iter().find(|a| a.flags.any(SELECTIVE)) {
         return punt(flag(a.flags));
     }
     if best.flags != RouteFlags::default() {

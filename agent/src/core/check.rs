@@ -6,15 +6,19 @@
 
 use std::collections::BTreeSet;
 
-use hal::{Addr, AnyKey, Fwd, Global, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey, TableId, V4, V6};
+use hal::{
+    Addr, AnyKey, Fwd, Global, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey, TableId, V4, V6, VrfId,
+};
 use serde_json::json;
 
 use super::settle::Then;
-use super::{Core, SECOND, SWEEP, prefixes};
+use super::walk::prefixes;
+use super::{Core, SECOND, SWEEP};
 use crate::compile::route::Verdict;
+use crate::compile::vrf::{DEFAULT, Vrfs};
 use crate::compile::{self, Facts, Gate, Why};
-use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet, TABLE_MAIN};
-use crate::program::routes::{State, VRF};
+use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet};
+use crate::program::routes::State;
 use crate::program::{Program, Tables};
 
 /// Prefixes or other objects compared at a time.
@@ -43,9 +47,9 @@ enum Stage {
     /// Neighbours of that mirror, or else of the running one, behind a device and an address.
     Neighs { v6: bool, fresh: bool, after: Option<(u32, u128)> },
     /// Fresh routes against live ones.
-    Fresh { v6: bool, cursor: u64 },
+    Fresh { v6: bool, vrf: VrfId, cursor: u64 },
     /// Live routes against fresh ones, and against what the chip acknowledged.
-    Live { v6: bool, cursor: u64 },
+    Live { v6: bool, vrf: VrfId, cursor: u64 },
     /// What the chip acknowledged of the smaller tables against what should be there.
     Given { table: usize, after: Option<AnyKey> },
     /// The chip's own dump of that table.
@@ -75,6 +79,8 @@ pub(super) struct Check {
     ports: BTreeSet<PortId>,
     /// What policy closes by the mirror of our own.
     gate: Gate,
+    /// Virtual routers by it.
+    vrfs: Vrfs,
 }
 
 impl Check {
@@ -102,8 +108,8 @@ impl Check {
 }
 
 /// A verdict that can be compared between two mirrors.
-fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, p: Prefix<F>) -> bool {
-    let (x, y) = (compile::route::route(a, p), compile::route::route(b, p));
+fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> bool {
+    let (x, y) = (compile::route::route(a, vrf, p), compile::route::route(b, vrf, p));
     match (x.map(|d| d.verdict), y.map(|d| d.verdict)) {
         (Some(Verdict::Set(m)), Some(Verdict::Set(n))) => compile::group::group(a, m) == compile::group::group(b, n),
         (x, y) => x == y,
@@ -111,11 +117,11 @@ fn same<F: MirrorFamily>(a: &Facts<'_>, b: &Facts<'_>, p: Prefix<F>) -> bool {
 }
 
 /// Whether the agent punts an IPv6 prefix for a route that a dump leaves out, so that one made from dumps does not know it.
-fn left_out<F: MirrorFamily>(fresh: &Facts<'_>, live: &Facts<'_>, p: Prefix<F>) -> bool {
+fn left_out<F: MirrorFamily>(fresh: &Facts<'_>, live: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> bool {
     let several = |a: &Alias| matches!(fresh.mirror.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
     F::BITS == 128
-        && compile::route::route(live, p).is_some_and(|d| matches!(d.why, Some(Why::SameMetric | Why::Hidden)))
-        && fresh.mirror.aliases::<F>(TABLE_MAIN, p).iter().any(several)
+        && compile::route::route(live, vrf, p).is_some_and(|d| matches!(d.why, Some(Why::SameMetric | Why::Hidden)))
+        && live.vrfs.tables::<F>(vrf).iter().any(|t| fresh.mirror.aliases::<F>(*t, p).iter().any(several))
 }
 
 impl Core {
@@ -151,6 +157,7 @@ impl Core {
             lacking: false,
             ports: BTreeSet::new(),
             gate: Gate::default(),
+            vrfs: Vrfs::default(),
         });
         self.settle_then(Then::Check);
     }
@@ -237,10 +244,10 @@ impl Core {
             Stage::Neighs { v6: false, fresh, after } => self.compare_neighs::<V4>(&mut c, fresh, after),
             Stage::Neighs { v6: true, fresh, after } => self.compare_neighs::<V6>(&mut c, fresh, after),
             Stage::Given { table, after } => self.compare_given(&mut c, table, after),
-            Stage::Fresh { v6: false, cursor } => self.compare_fresh::<V4>(&mut c, cursor),
-            Stage::Fresh { v6: true, cursor } => self.compare_fresh::<V6>(&mut c, cursor),
-            Stage::Live { v6: false, cursor } => self.compare_live::<V4>(&mut c, cursor),
-            Stage::Live { v6: true, cursor } => self.compare_live::<V6>(&mut c, cursor),
+            Stage::Fresh { v6: false, vrf, cursor } => self.compare_fresh::<V4>(&mut c, vrf, cursor),
+            Stage::Fresh { v6: true, vrf, cursor } => self.compare_fresh::<V6>(&mut c, vrf, cursor),
+            Stage::Live { v6: false, vrf, cursor } => self.compare_live::<V4>(&mut c, vrf, cursor),
+            Stage::Live { v6: true, vrf, cursor } => self.compare_live::<V6>(&mut c, vrf, cursor),
         };
         if on {
             self.check = Some(c);
@@ -271,9 +278,13 @@ impl Core {
         }
         let Some(shadow) = &self.sync.shadow else { return false };
         c.gate = self.gate_of(shadow);
+        c.vrfs = Vrfs::new(shadow, &self.ports, |id| self.program.place(id));
         let live = self.facts();
-        let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
+        let fresh = Facts { mirror: shadow, gate: &c.gate, vrfs: &c.vrfs, ..live };
         let mut said = Vec::new();
+        if *fresh.vrfs != *live.vrfs {
+            said.push("virtual routers: the kernel's and the agent's differ".to_owned());
+        }
         if *fresh.gate != *live.gate {
             said.push("rules or policy: what the kernel's and what the agent's close differ".to_owned());
         }
@@ -333,64 +344,73 @@ impl Core {
             (true, ..) => Stage::Neighs { v6, fresh, after: last },
             (false, true, _) => Stage::Neighs { v6, fresh: false, after: None },
             (false, false, false) => Stage::Neighs { v6: true, fresh: true, after: None },
-            (false, false, true) => Stage::Fresh { v6: false, cursor: 0 },
+            (false, false, true) => Stage::Fresh { v6: false, vrf: DEFAULT, cursor: 0 },
         };
         true
     }
 
-    fn compare_fresh<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
+    fn compare_fresh<F: Tables>(&mut self, c: &mut Check, vrf: VrfId, cursor: u64) -> bool {
         let Some(shadow) = &self.sync.shadow else { return false };
         let live = self.facts();
-        let (page, next) = prefixes::<F>(shadow, &c.gate, cursor, CHUNK);
+        let (page, next) = prefixes::<F>(shadow, &c.gate, &c.vrfs, vrf, cursor, CHUNK);
         let mut differing = Vec::new();
         {
-            let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
-            differing.extend(page.into_iter().filter(|p| !same(&fresh, &live, *p) && !left_out(&fresh, &live, *p)));
+            let fresh = Facts { mirror: shadow, gate: &c.gate, vrfs: &c.vrfs, ..live };
+            let differs = |p: &Prefix<F>| !same(&fresh, &live, vrf, *p) && !left_out(&fresh, &live, vrf, *p);
+            differing.extend(page.into_iter().filter(differs));
         }
         for p in differing {
-            c.differs(|| format!("route {p}: the kernel's and the agent's differ"));
+            c.differs(|| format!("route {}: the kernel's and the agent's differ", named(vrf, p)));
             c.mirror_wrong = true;
         }
-        c.stage = match next {
-            Some(cursor) => Stage::Fresh { v6: F::BITS == 128, cursor },
-            None if F::BITS == 32 => Stage::Fresh { v6: true, cursor: 0 },
-            None => Stage::Live { v6: false, cursor: 0 },
+        let v6 = F::BITS == 128;
+        c.stage = match (next, c.vrfs.after(vrf)) {
+            (Some(cursor), _) => Stage::Fresh { v6, vrf, cursor },
+            (None, Some(vrf)) => Stage::Fresh { v6, vrf, cursor: 0 },
+            (None, None) if !v6 => Stage::Fresh { v6: true, vrf: DEFAULT, cursor: 0 },
+            (None, None) => Stage::Live { v6: false, vrf: DEFAULT, cursor: 0 },
         };
         true
     }
 
-    fn compare_live<F: Tables>(&mut self, c: &mut Check, cursor: u64) -> bool {
+    fn compare_live<F: Tables>(&mut self, c: &mut Check, vrf: VrfId, cursor: u64) -> bool {
         let Some(shadow) = &self.sync.shadow else { return false };
-        let (page, next) = prefixes::<F>(&self.mirror, &self.gate, cursor, CHUNK);
+        let (page, next) = prefixes::<F>(&self.mirror, &self.gate, &self.vrfs, vrf, cursor, CHUNK);
         let live = Facts {
             mirror: &self.mirror,
             ports: &self.ports,
             gate: &self.gate,
             polled: self.polled.as_deref(),
             profile: &self.profile,
+            vrfs: &self.vrfs,
         };
+        // One without a place in the chip holds nothing there.
+        let page = if F::routes(&self.program, vrf).is_some() { page } else { Vec::new() };
         for p in page {
             c.routes[usize::from(F::BITS == 128)] += 1;
-            let fresh = Facts { mirror: shadow, gate: &c.gate, ..live };
-            if compile::route::route(&fresh, p).is_none() && compile::route::route(&live, p).is_some() {
-                c.differs(|| format!("route {p}: the agent has it, the kernel does not"));
+            let fresh = Facts { mirror: shadow, gate: &c.gate, vrfs: &c.vrfs, ..live };
+            if compile::route::route(&fresh, vrf, p).is_none() && compile::route::route(&live, vrf, p).is_some() {
+                c.differs(|| format!("route {}: the agent has it, the kernel does not", named(vrf, p)));
                 c.mirror_wrong = true;
             }
-            let want = self.program.verdict::<F>(&live, p);
-            let state = F::routes(&self.program).state(p);
-            let key = F::key(RouteKey { vrf: VRF, prefix: p });
+            let want = self.program.verdict::<F>(&live, vrf, p);
+            let state = F::routes(&self.program, vrf).map_or(State::Absent, |r| r.state(p));
+            let key = F::key(RouteKey { vrf, prefix: p });
             if !fits(want, &state) {
-                c.is_wrong(key, || format!("route {p}: should be {want:?}, the chip was given {state:?}"));
+                let what = || format!("route {}: should be {want:?}, the chip was given {state:?}", named(vrf, p));
+                c.is_wrong(key, what);
             } else if let State::Standing(fwd) = state
                 && let Err(what) = self.program.reference_fits(fwd)
             {
-                c.is_wrong(key, || format!("route {p}: {what}"));
+                c.is_wrong(key, || format!("route {}: {what}", named(vrf, p)));
             }
         }
-        c.stage = match next {
-            Some(cursor) => Stage::Live { v6: F::BITS == 128, cursor },
-            None if F::BITS == 32 => Stage::Live { v6: true, cursor: 0 },
-            None => Stage::Given { table: 0, after: None },
+        let v6 = F::BITS == 128;
+        c.stage = match (next, self.vrfs.after(vrf)) {
+            (Some(cursor), _) => Stage::Live { v6, vrf, cursor },
+            (None, Some(vrf)) => Stage::Live { v6, vrf, cursor: 0 },
+            (None, None) if !v6 => Stage::Live { v6: true, vrf: DEFAULT, cursor: 0 },
+            (None, None) => Stage::Given { table: 0, after: None },
         };
         true
     }
@@ -505,6 +525,11 @@ impl Core {
             }
         }
     }
+}
+
+/// A prefix, with its virtual router if that is not the default one.
+fn named<F: MirrorFamily>(vrf: VrfId, p: Prefix<F>) -> String {
+    if vrf == DEFAULT { p.to_string() } else { format!("{p} of vrf {vrf}") }
 }
 
 /// Whether what the chip was given is what it should be, as far as there is room.

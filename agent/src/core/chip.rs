@@ -140,7 +140,7 @@ impl Core {
 
     fn read_chip(&mut self) {
         self.program.reset();
-        self.walk = None;
+        self.walks.clear();
         self.drop_asks("the chip is being read anew");
         self.void_check();
         self.table_ports.clear();
@@ -199,12 +199,13 @@ impl Core {
     pub(super) fn chip_lost(&mut self, why: String) {
         self.chip.state = State::Absent(format!("the chip is not connected: {why}"));
         self.program.reset();
-        self.walk = None;
+        self.walks.clear();
         self.drop_asks("the chip is not connected");
         self.void_check();
         self.profile = no_profile();
         self.table_ports.clear();
         self.ports = Default::default();
+        self.vrfs_look = true;
         self.fresh.look();
     }
 

@@ -10,17 +10,20 @@ mod fresh;
 mod settle;
 mod show;
 mod sync;
+mod walk;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hal::{Addr, AnyKey, Nanos, NeighKey, PortEntry, PortId, Prefix, Profile, RifId, V4, V6};
+use hal::{AnyKey, Nanos, NeighKey, PortEntry, PortId, Prefix, Profile, RifId, V4, V6};
 use serde::{Deserialize, Serialize};
 
+use crate::compile::vrf::{self, Vrfs};
 use crate::compile::{Facts, Gate, Ports};
 use crate::input::{DumpKind, Input, Output, Reply, Request};
-use crate::mirror::{Mirror, MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::mirror::Mirror;
 use crate::policy::{Finding, Netconf4, Polled, PortRef, Scope};
 use crate::program::Program;
+use walk::{WALK, Walks};
 
 /// One second.
 pub(crate) const SECOND: Nanos = 1_000_000_000;
@@ -47,15 +50,6 @@ impl CoreConfig {
     }
 }
 
-/// A walk over the mirror's routes that has every prefix compiled again, a chunk at a time.
-#[derive(Clone, Copy, Debug)]
-struct Walk {
-    v6: bool,
-    cursor: u64,
-}
-
-/// Prefixes that a walk touches at a time.
-const WALK: usize = 4096;
 /// Slots that a purge or sweep in the mirror goes over at a time.
 const SWEEP: usize = 8192;
 
@@ -82,7 +76,10 @@ pub struct Core {
     ports: Ports,
     port_refs: Vec<PortRef>,
     program: Program,
-    walk: Option<Walk>,
+    vrfs: Vrfs,
+    /// Something changed about virtual routers.
+    vrfs_look: bool,
+    walks: Walks,
     sync: sync::Sync,
     chip: chip::Chip,
     jobs: Vec<settle::Job>,
@@ -148,7 +145,9 @@ impl Core {
             ports: Ports::default(),
             port_refs: Vec::new(),
             program: Program::default(),
-            walk: None,
+            vrfs: Vrfs::default(),
+            vrfs_look: false,
+            walks: Walks::default(),
             sync: sync::Sync::default(),
             chip: chip::Chip::default(),
             jobs: Vec::new(),
@@ -213,7 +212,7 @@ impl Core {
             || (self.mirror.prefixes_dirty() && (!self.programming() || self.program.wants_prefixes()))
             || (self.programming()
                 && (self.program.recompile_routes
-                    || (self.walk.is_some() && self.program.wants_prefixes())
+                    || (self.walks.busy() && self.program.wants_prefixes())
                     || self.program.ready()))
             || !self.counts.is_empty()
             || !self.lists.is_empty()
@@ -243,6 +242,7 @@ impl Core {
             gate: &self.gate,
             polled: self.polled.as_deref(),
             profile: &self.profile,
+            vrfs: &self.vrfs,
         }
     }
 
@@ -255,7 +255,7 @@ impl Core {
         self.policy_known |= self.chip.ready() && self.sync.first && self.policy_covers_ports();
         if self.programming() {
             if core::mem::take(&mut self.program.recompile_routes) {
-                self.walk = Some(Walk { v6: false, cursor: 0 });
+                self.walk_all();
             }
             self.walk_on();
             let facts = Facts {
@@ -264,37 +264,16 @@ impl Core {
                 gate: &self.gate,
                 polled: self.polled.as_deref(),
                 profile: &self.profile,
+                vrfs: &self.vrfs,
             };
             self.program.pump(self.now, &facts, &mut self.out);
         }
+        self.vrfs_work();
         self.fresh_work();
         self.settle_work();
         self.check_work();
         self.count_work();
         self.list_work();
-    }
-
-    /// Have the next chunk of all routes compiled again.
-    fn walk_on(&mut self) {
-        let Some(w) = self.walk.filter(|_| self.program.wants_prefixes()) else { return };
-        let next = if w.v6 {
-            let (page, next) = prefixes::<V6>(&self.mirror, &self.gate, w.cursor, WALK);
-            page.into_iter().for_each(|p| self.program.route6.touch(p));
-            next
-        } else {
-            let (page, next) = prefixes::<V4>(&self.mirror, &self.gate, w.cursor, WALK);
-            page.into_iter().for_each(|p| self.program.route4.touch(p));
-            next
-        };
-        self.walk = match next {
-            Some(cursor) => Some(Walk { cursor, ..w }),
-            None if !w.v6 => Some(Walk { v6: true, cursor: 0 }),
-            None => {
-                // Groups that no route wants any more after all.
-                self.program.ids.touch_groups();
-                None
-            }
-        };
     }
 
     /// What the mirror says has changed is looked at again.
@@ -306,7 +285,12 @@ impl Core {
             + u64::from(d.doubt);
         for i in &d.links {
             self.program.rif.touch(RifId(*i));
+            // What a VRF's device is decides over its members.
+            if self.mirror.link(*i).is_none_or(|l| l.kind == "vrf") {
+                self.touch_rifs();
+            }
         }
+        self.vrfs_look |= d.rules || !d.links.is_empty();
         if d.netconf {
             self.touch_rifs();
         }
@@ -357,8 +341,8 @@ impl Core {
         } else if self.program.wants_prefixes() {
             self.mirror.drain_prefixes::<V4>(WALK, &mut four);
             self.mirror.drain_prefixes::<V6>(WALK, &mut six);
-            four.iter().for_each(|p| self.program.route4.touch(*p));
-            six.iter().for_each(|p| self.program.route6.touch(*p));
+            four.iter().for_each(|(t, p)| self.program.touch(*t, *p));
+            six.iter().for_each(|(t, p)| self.program.touch(*t, *p));
         }
         self.changes += (four.len() + six.len()) as u64;
     }
@@ -386,6 +370,7 @@ impl Core {
             self.program.ids.touch_groups();
             self.program.recompile_routes = true;
         }
+        self.vrfs_look = true;
         self.fresh.look();
         self.name_ports();
     }
@@ -399,11 +384,14 @@ impl Core {
         }
     }
 
-    /// Policy is read by name: a port that came, went or was renamed has to be read before it opens.
+    /// Policy is read by name: a port that came, went or was renamed has to be read before it opens. So has a VRF that ports are in.
     fn name_ports(&mut self) {
-        let named =
-            |(i, _): (u32, &(PortId, PortEntry))| Some(PortRef { ifindex: i, name: self.mirror.link(i)?.name.clone() });
-        let refs: Vec<PortRef> = self.ports.iter().filter_map(named).collect();
+        let ports = self.ports.iter().filter_map(|(i, _)| self.mirror.link(i));
+        let master =
+            |l: &crate::mirror::Link| vrf::master(&self.mirror, l).ok().flatten().map(|m| (m.ifindex, m.name.clone()));
+        let named: BTreeMap<u32, String> =
+            ports.flat_map(|l| [Some((l.ifindex, l.name.clone())), master(l)]).flatten().collect();
+        let refs: Vec<PortRef> = named.into_iter().map(|(ifindex, name)| PortRef { ifindex, name }).collect();
         if refs != self.port_refs {
             self.port_refs = refs;
             self.judge();
@@ -469,11 +457,11 @@ impl Core {
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
-            for host in old.hosts::<V4>().chain(self.gate.hosts::<V4>()) {
-                self.program.route4.touch(Prefix::host(host));
+            for (vrf, host) in old.hosts::<V4>().chain(self.gate.hosts::<V4>()) {
+                self.program.touch_in(vrf, Prefix::<V4>::host(host));
             }
-            for host in old.hosts::<V6>().chain(self.gate.hosts::<V6>()) {
-                self.program.route6.touch(Prefix::host(host));
+            for (vrf, host) in old.hosts::<V6>().chain(self.gate.hosts::<V6>()) {
+                self.program.touch_in(vrf, Prefix::<V6>::host(host));
             }
         }
     }
@@ -533,28 +521,10 @@ impl Core {
             AnyKey::Neigh6(k) => self.program.neigh6.touch(k),
             AnyKey::NextHop(k) => self.program.nexthop.touch(k),
             AnyKey::Group(k) => self.program.group.touch(k),
-            AnyKey::Route4(k) => self.program.route4.touch(k.prefix),
-            AnyKey::Route6(k) => self.program.route6.touch(k.prefix),
+            AnyKey::Route4(k) => self.program.touch_in(k.vrf, k.prefix),
+            AnyKey::Route6(k) => self.program.touch_in(k.vrf, k.prefix),
         }
     }
-}
-
-/// A page of the prefixes that the chip may have to hold, each once: those of the tables that are compiled, local first,
-/// then the machine's own addresses, and those that policy singles out, that are in none of them.
-fn prefixes<F: MirrorFamily>(m: &Mirror, gate: &Gate, cursor: u64, max: usize) -> (Vec<Prefix<F>>, Option<u64>) {
-    const TABLES: [u32; 3] = [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT];
-    let at = (cursor >> 32) as usize;
-    let elsewhere = |p: Prefix<F>, before: &[u32]| before.iter().any(|t| !m.aliases::<F>(*t, p).is_empty());
-    let Some(table) = TABLES.get(at) else {
-        let own4 = m.own4().filter(|_| F::BITS == 32).map(|a| F::Addr::from_number(u128::from(a.to_bits())));
-        let hosts = gate.hosts::<F>().filter(|a| F::BITS != 32 || !m.owns(*a));
-        let rest = own4.chain(hosts).map(Prefix::<F>::host).filter(|p| !elsewhere(*p, &TABLES));
-        return (rest.collect(), None);
-    };
-    let mut page = Vec::new();
-    let next = m.prefixes::<F>(*table, cursor as u32, max, &mut page);
-    let page = page.into_iter().map(|(p, _)| p).filter(|p| !elsewhere(*p, &TABLES[..at])).collect();
-    (page, Some(next.map_or((at as u64 + 1) << 32, |c| (at as u64) << 32 | u64::from(c))))
 }
 
 /// A prefix as `ip` prints it.

@@ -134,7 +134,7 @@ impl Core {
         if self.polled.as_ref().is_some_and(|p| p.ports != self.port_refs) {
             return Some("the kernel's policy for the ports is being read".into());
         }
-        if self.mirror_busy || self.mirror.prefixes_dirty() || self.walk.is_some() || !self.program.settled() {
+        if self.mirror_busy || self.mirror.prefixes_dirty() || self.walks.busy() || !self.program.settled() {
             return Some("the chip is being programmed".into());
         }
         if self.fresh.asking() {

@@ -5,14 +5,16 @@ mod nexthop;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Addr, Counters, Fwd, Prefix, Usage, V4, V6};
+use hal::{Addr, Counters, Fwd, Prefix, Usage, V4, V6, VrfId};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
-use super::{Core, prefix_name, prefixes};
+use super::walk::prefixes;
+use super::{Core, prefix_name};
 use crate::compile::group::IFF_UP;
 use crate::compile::neigh::nud;
 use crate::compile::route::{Decided, Verdict, rtn};
+use crate::compile::vrf::{DEFAULT, Place};
 use crate::compile::{self, Facts, Why};
 use crate::input::{Output, Reply};
 use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, ObjectTo, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
@@ -50,6 +52,7 @@ enum Part {
 pub(super) struct Count {
     pub id: u64,
     v6: bool,
+    vrf: VrfId,
     cursor: u64,
     families: [Family; 2],
 }
@@ -63,7 +66,7 @@ struct Family {
 
 impl Core {
     pub(super) fn count_begin(&mut self, id: u64) {
-        self.counts.push(Count { id, v6: false, cursor: 0, families: Default::default() });
+        self.counts.push(Count { id, v6: false, vrf: DEFAULT, cursor: 0, families: Default::default() });
     }
 
     pub(super) fn links_begin(&mut self, id: u64) {
@@ -111,10 +114,11 @@ impl Core {
     pub(super) fn count_work(&mut self) {
         let Some(mut c) = self.counts.pop() else { return };
         let next = if c.v6 { count::<V6>(self, &mut c) } else { count::<V4>(self, &mut c) };
-        match next {
-            Some(cursor) => self.counts.push(Count { cursor, ..c }),
-            None if !c.v6 => self.counts.push(Count { v6: true, cursor: 0, ..c }),
-            None => {
+        match (next, self.vrfs.after(c.vrf)) {
+            (Some(cursor), _) => self.counts.push(Count { cursor, ..c }),
+            (None, Some(vrf)) => self.counts.push(Count { vrf, cursor: 0, ..c }),
+            (None, None) if !c.v6 => self.counts.push(Count { v6: true, vrf: DEFAULT, cursor: 0, ..c }),
+            (None, None) => {
                 let json = status(self, &c);
                 self.reply_json(c.id, json);
             }
@@ -123,13 +127,13 @@ impl Core {
 }
 
 fn count<F: Tables>(core: &Core, c: &mut Count) -> Option<u64> {
-    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, c.cursor, CHUNK);
+    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, &core.vrfs, c.vrf, c.cursor, CHUNK);
     let facts = core.facts();
     let family = &mut c.families[usize::from(F::BITS == 128)];
-    for p in page {
-        let Some(d) = compile::route::route(&facts, p) else { continue };
+    for p in page.into_iter().filter(|p| reported(core, c.vrf, *p)) {
+        let Some(d) = compile::route::route(&facts, c.vrf, p) else { continue };
         family.total += 1;
-        match fate(core, &facts, p, &d) {
+        match fate(core, &facts, c.vrf, p, &d) {
             None => family.offloaded += 1,
             Some(why) => *family.why.entry(why).or_default() += 1,
         }
@@ -137,12 +141,20 @@ fn count<F: Tables>(core: &Core, c: &mut Count) -> Option<u64> {
     next
 }
 
+/// Whether a prefix is one of a virtual router's own: table local's, which each of them has, are shown once.
+fn reported<F: MirrorFamily>(core: &Core, vrf: VrfId, p: Prefix<F>) -> bool {
+    vrf == DEFAULT || !core.mirror.aliases::<F>(vrf.0, p).is_empty()
+}
+
 /// Why hardware does not carry what the prefix leads to; `None` if it does.
-fn fate<F: Tables>(core: &Core, facts: &Facts<'_>, p: Prefix<F>, d: &Decided) -> Option<String> {
+fn fate<F: Tables>(core: &Core, facts: &Facts<'_>, vrf: VrfId, p: Prefix<F>, d: &Decided) -> Option<String> {
     if let Some(why) = &d.why {
         return Some(named(core, why));
     }
-    match F::routes(&core.program).state(p) {
+    if vrf != DEFAULT && core.program.place(vrf) == Place::NoRoom {
+        return Some(Why::VrfNoRoom(core.profile.vrfs).to_string());
+    }
+    match F::routes(&core.program, vrf).map_or(State::Absent, |r| r.state(p)) {
         State::Absent => {
             return Some(core.chip.absent().unwrap_or_else(|| "is on its way to the chip".into()));
         }
@@ -180,13 +192,29 @@ fn dev(core: &Core, ifindex: u32) -> String {
     core.mirror.link(ifindex).map_or_else(|| format!("if{ifindex}"), |l| l.name.clone())
 }
 
+/// A virtual router in `status`.
+fn vrf_row(v: &compile::vrf::Vrf) -> Value {
+    let why = match v.place {
+        Place::Open => None,
+        Place::Filling => Some("its routes are on their way to the chip"),
+        Place::NoRoom => Some("the chip holds no more virtual routers"),
+    };
+    json!({"ifname": v.name, "offload": why.is_none(), "why": why})
+}
+
+/// A virtual router as its device is named, or by its number.
+fn vrf_name(core: &Core, id: VrfId) -> String {
+    core.vrfs.get(id).map_or_else(|| format!("vrf {id}"), |v| v.name.clone())
+}
+
 fn scope_name(core: &Core, s: Scope) -> String {
     match s {
         Scope::All => "all".into(),
         Scope::V4 => "inet".into(),
         Scope::V6 => "inet6".into(),
         Scope::Link(i) => dev(core, i),
-        Scope::Host(a) => a.to_string(),
+        Scope::Host(0, a) => a.to_string(),
+        Scope::Host(v, a) => format!("{a} in {}", vrf_name(core, VrfId(v))),
         Scope::Ingress4(i) => format!("inet in by {}", dev(core, i)),
         Scope::Ingress6(i) => format!("inet6 in by {}", dev(core, i)),
     }
@@ -196,8 +224,8 @@ fn status(core: &Core, c: &Count) -> Value {
     let family = |f: &Family| json!({"total": f.total, "offloaded": f.offloaded, "punted": f.why});
     let waits = core.waits_for();
     let stats = core.mirror.stats();
-    let (absent4, guards4) = core.program.route4.starved();
-    let (absent6, guards6) = core.program.route6.starved();
+    let (absent4, guards4) = starved::<V4>(core);
+    let (absent6, guards6) = starved::<V6>(core);
     let mut warnings = core.totals.warnings.clone();
     if core.cfg.ignore_firewall {
         let passed = core.polled.iter().flat_map(|p| &p.findings).filter(|f| f.firewall).map(|f| f.why.as_str());
@@ -235,6 +263,7 @@ fn status(core: &Core, c: &Count) -> Value {
         "punted": core.gate.findings().iter()
             .map(|f| json!({"scope": scope_name(core, f.scope), "why": f.why}))
             .collect::<Vec<_>>(),
+        "vrfs": core.vrfs.ids().filter_map(|id| core.vrfs.get(id)).map(vrf_row).collect::<Vec<_>>(),
         "routes": {"inet": family(&c.families[0]), "inet6": family(&c.families[1])},
         "counts": {
             "links": core.mirror.links().count(),
@@ -264,6 +293,12 @@ fn status(core: &Core, c: &Count) -> Value {
         "unwatched": core.polled.as_ref().map_or(&[][..], |p| &p.unwatched),
         "warnings": warnings,
     })
+}
+
+/// How many routes of a family found no room, and how many prefixes are traps because of them.
+fn starved<F: Tables>(core: &Core) -> (usize, usize) {
+    let all = core.program.vrfs.iter().map(|(id, _)| id).chain([DEFAULT]).filter_map(|v| F::routes(&core.program, v));
+    all.map(crate::program::routes::Routes::starved).fold((0, 0), |(a, g), (x, y)| (a + x, g + y))
 }
 
 fn fault(f: hal::PortFault) -> &'static str {
@@ -412,27 +447,36 @@ fn neighs<F: MirrorFamily>(core: &Core, after: Option<(u32, F::Addr)>) -> (Vec<V
 
 /// Set in a cursor of [`routes`] that stands in IPv6.
 const IN_V6: u64 = 1 << 63;
+/// Where in such a cursor the place of the virtual router among all of them stands, the default one at 0.
+const ROUTER: u32 = 40;
 
 /// A page of `route show`.
 pub(super) fn routes(core: &Core, cursor: u64, max: usize) -> (Value, Option<u64>) {
     let mut rows = Vec::new();
-    let next = if cursor & IN_V6 == 0 {
-        let next = page::<V4>(core, cursor, max, &mut rows);
-        Some(next.unwrap_or(IN_V6))
-    } else {
-        page::<V6>(core, cursor & !IN_V6, max, &mut rows).map(|n| n | IN_V6)
+    let family = cursor & IN_V6;
+    let place = (cursor & !IN_V6) >> ROUTER;
+    let inner = cursor & ((1 << ROUTER) - 1);
+    let vrf = core::iter::once(DEFAULT).chain(core.vrfs.ids()).nth(place as usize);
+    let next = vrf.and_then(|vrf| match family {
+        0 => page::<V4>(core, vrf, inner, max, &mut rows),
+        _ => page::<V6>(core, vrf, inner, max, &mut rows),
+    });
+    let next = match (next, vrf.and_then(|v| core.vrfs.after(v))) {
+        (Some(inner), _) => Some(family | place << ROUTER | inner),
+        (None, Some(_)) => Some(family | (place + 1) << ROUTER),
+        (None, None) => (family == 0).then_some(IN_V6),
     };
     (Value::Array(rows), next)
 }
 
-fn page<F: Tables>(core: &Core, cursor: u64, max: usize, rows: &mut Vec<Value>) -> Option<u64> {
+fn page<F: Tables>(core: &Core, vrf: VrfId, cursor: u64, max: usize, rows: &mut Vec<Value>) -> Option<u64> {
     let facts = core.facts();
-    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, cursor, max.max(1));
-    for p in page {
-        let Some(d) = compile::route::route(&facts, p) else { continue };
-        let why = fate(core, &facts, p, &d);
+    let (page, next) = prefixes::<F>(&core.mirror, &core.gate, &core.vrfs, vrf, cursor, max.max(1));
+    for p in page.into_iter().filter(|p| reported(core, vrf, *p)) {
+        let Some(d) = compile::route::route(&facts, vrf, p) else { continue };
+        let why = fate(core, &facts, vrf, p, &d);
         let mut first = true;
-        for table in [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT] {
+        for table in core.vrfs.tables::<F>(vrf).iter().copied().filter(|t| vrf == DEFAULT || *t == vrf.0) {
             for a in preferred(&core.mirror.aliases::<F>(table, p)) {
                 let why = if core::mem::take(&mut first) {
                     why.clone()
@@ -491,7 +535,11 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
     match table {
         TABLE_LOCAL => drop(o.insert("table".into(), "local".into())),
         TABLE_DEFAULT => drop(o.insert("table".into(), "default".into())),
-        _ => {}
+        TABLE_MAIN => {}
+        t => {
+            o.insert("table".into(), t.to_string().into());
+            o.insert("vrf".into(), vrf_name(core, VrfId(t)).into());
+        }
     }
     o.insert("protocol".into(), protocol_name(a.proto).into());
     if let Some(scope) = scope_word(a.scope) {
@@ -613,8 +661,8 @@ pub(super) fn resources(core: &Core, usage: &[Usage]) -> Value {
     let row = |u: &Usage| {
         let capacity = (u.capacity != u32::MAX).then_some(u.capacity);
         let starved = match u.table {
-            hal::TableId::Route4 => core.program.route4.starved().0,
-            hal::TableId::Route6 => core.program.route6.starved().0,
+            hal::TableId::Route4 => starved::<V4>(core).0,
+            hal::TableId::Route6 => starved::<V6>(core).0,
             _ => 0,
         };
         json!({"table": u.table.name(), "used": u.used, "capacity": capacity, "no_room": starved})

@@ -17,6 +17,7 @@ use crate::record::{JournalError, Recorder, replay};
 
 mod audit;
 mod objects;
+mod vrfs;
 
 const NETNS: u64 = 4026;
 /// Ifindex of the first port; the others follow.
@@ -134,7 +135,12 @@ impl Kernel {
     fn dump(&self, kind: DumpKind) -> Vec<u8> {
         let devices = || std::iter::once(ETH0).chain(PORT..PORT + PORTS);
         match kind {
-            DumpKind::Link => devices().flat_map(|i| link(i, i == ETH0 || self.up.contains(&i))).collect(),
+            DumpKind::Link => {
+                let own: Vec<&Vec<u8>> = self.objects.iter().filter(|m| m[4] == 16).collect();
+                let plain = devices().filter(|i| own.iter().all(|m| m[20..24] != i.to_ne_bytes()));
+                let plain = plain.flat_map(|i| link(i, i == ETH0 || self.up.contains(&i)));
+                plain.chain(own.iter().flat_map(|m| m.iter().copied())).collect()
+            }
             DumpKind::Netconf => devices().map(|i| i as i32).chain([-1]).flat_map(netconf).collect(),
             DumpKind::Addr => (PORT..PORT + PORTS)
                 .flat_map(|i| {

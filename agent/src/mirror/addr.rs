@@ -41,7 +41,9 @@ impl Mirror {
         match k.local {
             IpAddr::V4(a) => {
                 self.dirt.links.insert(k.ifindex);
-                if !self.own4.contains_key(&a) && self.ctx.source_gone(a, seq) {
+                let home = self.ctx.home(k.ifindex);
+                let elsewhere = self.addrs.keys().any(|o| o.local == k.local && self.ctx.home(o.ifindex) == home);
+                if !elsewhere && self.ctx.source_gone(home, a, seq) {
                     self.sweep(AF_INET);
                 }
                 if !left {

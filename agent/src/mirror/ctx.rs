@@ -57,42 +57,56 @@ struct Fates {
     live: u64,
 }
 
-/// Interned rests of routes' identities. Number 0 is none. Never freed: there are as many as there are preferred sources
-/// and sets of metrics in the kernel's configuration.
+/// One of [`Rests`].
+struct Interned {
+    rest: Rest,
+    /// Whose routes have it, if it has a preferred source: these go with the source, table by table.
+    table: u32,
+    dead: bool,
+}
+
+impl Interned {
+    fn key(&self) -> Vec<u8> {
+        format!("{} {:?}", self.table, self.rest).into_bytes()
+    }
+}
+
+/// Interned rests of routes' identities. Number 0 is none. Never freed: there are as many as there are preferred sources in each
+/// table and sets of metrics in the kernel's configuration.
 #[derive(Default)]
 pub(super) struct Rests {
-    list: Vec<(Rest, bool)>,
+    list: Vec<Interned>,
     index: BTreeMap<Vec<u8>, u32>,
 }
 
 impl Rests {
-    fn key(r: &Rest) -> Vec<u8> {
-        format!("{r:?}").into_bytes()
-    }
-    pub(super) fn intern(&mut self, r: Option<&Rest>) -> u32 {
+    /// The number of what a route of `table` has.
+    pub(super) fn intern(&mut self, r: Option<&Rest>, table: u32) -> u32 {
         let Some(r) = r else { return 0 };
-        let key = Self::key(r);
+        let new = Interned { rest: r.clone(), table: r.prefsrc.map_or(0, |_| table), dead: false };
+        let key = new.key();
         if let Some(&i) = self.index.get(&key) {
             return i;
         }
-        self.list.push((r.clone(), false));
+        self.list.push(new);
         let i = self.list.len() as u32;
         self.index.insert(key, i);
         i
     }
     pub(super) fn get(&self, i: u32) -> Option<&Rest> {
-        Some(&self.list.get((i as usize).checked_sub(1)?)?.0)
+        Some(&self.list.get((i as usize).checked_sub(1)?)?.rest)
     }
+    #[inline]
     pub(super) fn dead(&self, i: u32) -> bool {
-        i != 0 && self.list.get(i as usize - 1).is_none_or(|(_, dead)| *dead)
+        i != 0 && self.list.get(i as usize - 1).is_none_or(|r| r.dead)
     }
-    /// A preferred source is no address of ours any more. Returns whether any route may have had it.
-    fn source_gone(&mut self, a: Ipv4Addr) -> bool {
+    /// A preferred source is no address of ours any more, as far as `table` goes. Returns whether any route may have had it.
+    fn source_gone(&mut self, table: u32, a: Ipv4Addr) -> bool {
         let mut any = false;
-        for (r, dead) in &mut self.list {
-            if r.prefsrc == Some(a) && !*dead {
-                *dead = true;
-                self.index.remove(&Self::key(r));
+        for r in &mut self.list {
+            if r.rest.prefsrc == Some(a) && r.table == table && !r.dead {
+                r.dead = true;
+                self.index.remove(&r.key());
                 any = true;
             }
         }
@@ -121,7 +135,8 @@ pub struct Ctx {
     /// Devices that have addresses of a family, and how many.
     pub(super) addressed: BTreeMap<(u32, u8), u32>,
     pub(super) objects: Objects,
-    sources_gone: BTreeMap<Ipv4Addr, u64>,
+    /// Preferred sources that went, by table.
+    sources_gone: BTreeMap<(u32, Ipv4Addr), u64>,
     /// Stamp of the last purge of any kind.
     pub(super) last_purge: u64,
     /// Kinds of which a dump would show whether an inferred purge was right.
@@ -185,12 +200,12 @@ impl Ctx {
         died
     }
 
-    /// An IPv4 address is nowhere on this machine any more: routes in the main table that prefer it as source go
-    /// (kernel-facts 4). Returns whether routes are to be swept.
-    pub(super) fn source_gone(&mut self, a: Ipv4Addr, seq: u64) -> bool {
-        let any = self.rests.source_gone(a);
+    /// An IPv4 address is on no device any more whose packets `table` routes (main's, or a VRF's): routes in it that prefer
+    /// that address as source go (kernel-facts 4, `fib_sync_down_addr`). Returns whether routes are to be swept.
+    pub(super) fn source_gone(&mut self, table: u32, a: Ipv4Addr, seq: u64) -> bool {
+        let any = self.rests.source_gone(table, a);
         if any {
-            self.sources_gone.insert(a, seq);
+            self.sources_gone.insert((table, a), seq);
             self.last_purge = self.last_purge.max(seq);
             self.confirm.insert(DumpKind::Route4);
         }
@@ -239,6 +254,13 @@ impl Ctx {
         self.sets.touch_gateway(ifindex, a);
     }
 
+    /// The table that routes what comes in by a device: its VRF's, or main.
+    pub(super) fn home(&self, ifindex: u32) -> u32 {
+        let link = |i: u32| self.links.get(&i);
+        let own = |l: &Link| l.table.filter(|_| l.kind == "vrf");
+        link(ifindex).and_then(|l| own(l).or_else(|| own(link(l.master?)?))).unwrap_or(super::TABLE_MAIN)
+    }
+
     pub(super) fn up(&self, ifindex: u32) -> bool {
         self.links.get(&ifindex).is_none_or(|l| l.flags & IFF_UP != 0)
     }
@@ -270,8 +292,8 @@ impl Ctx {
     /// Intern what a message leads to, with the purges carried out that are newer than the message.
     pub(super) fn resolve<F: Family>(&mut self, m: &RouteMsg<F>, seq: u64) -> Born {
         let v4 = F::AF == AF_INET;
-        let prefsrc = m.rest.as_ref().and_then(|r| r.prefsrc).filter(|_| v4 && m.table == super::TABLE_MAIN);
-        let sourceless = prefsrc.is_some_and(|s| self.sources_gone.get(&s).is_some_and(|at| seq < *at));
+        let prefsrc = m.rest.as_ref().and_then(|r| r.prefsrc).filter(|_| v4);
+        let sourceless = prefsrc.is_some_and(|s| self.sources_gone.get(&(m.table, s)).is_some_and(|at| seq < *at));
         if m.object != 0 {
             let stillborn = sourceless || self.objects.gone_since(m.object, seq);
             return Born { nh: self.sets.intern(F::AF, false, NhSet::Object(m.object)), stillborn };

@@ -177,7 +177,7 @@ fn named<F: MirrorFamily>(ctx: &mut Ctx, m: &RouteMsg<F>) -> Alias {
         proto: m.proto,
         scope: m.scope,
         flags: m.flags,
-        rest: ctx.rests.intern(m.rest.as_deref()),
+        rest: ctx.rests.intern(m.rest.as_deref(), m.table),
     }
 }
 

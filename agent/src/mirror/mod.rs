@@ -43,7 +43,7 @@ pub use ctx::Stats;
 pub use family::MirrorFamily;
 use message::Seen;
 use routes::Routes;
-pub use rule::Rules;
+pub use rule::{Rules, VrfOrder};
 pub use table::Aliases;
 pub use types::*;
 
@@ -175,9 +175,9 @@ impl Mirror {
         d
     }
 
-    /// Up to `max` prefixes whose routes changed in any table, or whose verdict may have changed for what covers them in the
+    /// Up to `max` prefixes whose routes changed, with the table, or whose verdict may have changed for what covers them in the
     /// local table; appended to `out`. Empty when there are none left.
-    pub fn drain_prefixes<F: MirrorFamily>(&mut self, max: usize, out: &mut Vec<Prefix<F>>) {
+    pub fn drain_prefixes<F: MirrorFamily>(&mut self, max: usize, out: &mut Vec<(u32, Prefix<F>)>) {
         F::parts(self).0.drain(max, out);
     }
 
@@ -250,17 +250,15 @@ impl Mirror {
     pub fn aliases<F: MirrorFamily>(&self, table: u32, prefix: Prefix<F>) -> Aliases {
         F::part(self).aliases(&self.ctx, table, prefix)
     }
-    /// Whether the mirror can't tell what the kernel holds at `prefix` in one of the tables local, main and default.
-    pub fn undecided<F: MirrorFamily>(&self, prefix: Prefix<F>) -> bool {
+    /// Whether the mirror can't tell what the kernel holds at `prefix` in one of these tables.
+    pub fn undecided<F: MirrorFamily>(&self, tables: &[u32], prefix: Prefix<F>) -> bool {
         let r = F::part(self);
-        !r.undecided.is_empty()
-            && [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].into_iter().any(|t| r.is_undecided(t, prefix))
+        !r.undecided.is_empty() && tables.iter().any(|t| r.is_undecided(*t, prefix))
     }
-    /// Whether the kernel has routes at `prefix` that its dumps leave out.
-    pub fn hidden<F: MirrorFamily>(&self, prefix: Prefix<F>) -> bool {
+    /// Whether the kernel has routes at `prefix` in one of these tables that its dumps leave out.
+    pub fn hidden<F: MirrorFamily>(&self, tables: &[u32], prefix: Prefix<F>) -> bool {
         let r = F::part(self);
-        !r.hidden.is_empty()
-            && [TABLE_LOCAL, TABLE_MAIN, TABLE_DEFAULT].iter().any(|t| r.hidden.contains(&(*t, prefix)))
+        !r.hidden.is_empty() && tables.iter().any(|t| r.hidden.contains(&(*t, prefix)))
     }
     /// How many prefixes are undecided now, both families.
     pub fn undecided_count(&self) -> usize {

@@ -12,7 +12,7 @@ use super::ctx::{Ctx, HOST};
 use super::list::{self, Change, Outcome};
 use super::table::{Aliases, Table, state};
 use super::types::{Alias, NhSet};
-use super::{MirrorFamily, TABLE_LOCAL, TABLE_MAIN};
+use super::{MirrorFamily, TABLE_LOCAL};
 use crate::netlink::route::{self, RouteMsg};
 
 /// What a sweep is to do; one walk does all.
@@ -21,7 +21,7 @@ struct Sweep<F: MirrorFamily> {
     at: u32,
     /// Remove what the dump of this generation did not name.
     unseen: Option<u32>,
-    /// Prefixes of the local table that came or went: main's below them change their verdict (kernel-facts 22).
+    /// Prefixes of the local table that came or went: other tables' below them change their verdict (kernel-facts 22).
     covers: Vec<Prefix<F>>,
 }
 
@@ -97,16 +97,15 @@ impl<F: MirrorFamily> Routes<F> {
     /// The aliases of `p` that live, in the kernel's order of search.
     pub(super) fn aliases(&self, ctx: &Ctx, table: u32, p: Prefix<F>) -> Aliases {
         let Some(t) = self.tables.get(&table) else { return Aliases::new() };
-        t.find(p).map_or_else(Aliases::new, |i| live(ctx, table, &t.aliases(i)))
+        t.find(p).map_or_else(Aliases::new, |i| live(ctx, &t.aliases(i)))
     }
 
     /// Whether a prefix of `table`, `p` itself or a shorter one, holds `p`.
     pub(super) fn covered(&self, ctx: &Ctx, table: u32, p: Prefix<F>) -> bool {
         let Some(t) = self.tables.get(&table) else { return false };
         t.lens(p.len()).any(|l| {
-            t.find(p.shortened(l)).is_some_and(|i| {
-                t.slot(i).state & state::UNDECIDED != 0 || t.aliases(i).iter().any(|a| alive(ctx, table, a))
-            })
+            t.find(p.shortened(l))
+                .is_some_and(|i| t.slot(i).state & state::UNDECIDED != 0 || t.aliases(i).iter().any(|a| alive(ctx, a)))
         })
     }
 
@@ -147,7 +146,7 @@ impl<F: MirrorFamily> Routes<F> {
             return;
         }
         let old = t.aliases(i);
-        let mut new = live(ctx, m.table, &old);
+        let mut new = live(ctx, &old);
         let partial = t.slot(i).state & state::PARTIAL != 0;
         let mut set_partial = new.len() < old.len() && !new.is_empty();
         let mut odd = false;
@@ -173,7 +172,7 @@ impl<F: MirrorFamily> Routes<F> {
                 proto: m.proto,
                 scope: m.scope,
                 flags: m.flags,
-                rest: ctx.rests.intern(m.rest.as_deref()),
+                rest: ctx.rests.intern(m.rest.as_deref(), m.table),
             };
             let change = Change { alias, multipath: m.multipath, flags, stillborn: born.stillborn };
             let outcome = F::insert(ctx, &mut new, &change);
@@ -262,12 +261,16 @@ impl<F: MirrorFamily> Routes<F> {
 
     /// A prefix of the local table came or went.
     fn cover(&mut self, p: Prefix<F>) {
-        let Some(main) = self.tables.get_mut(&TABLE_MAIN) else { return };
-        if p.len() == F::BITS {
-            if let Some(i) = main.find(p) {
-                main.mark(i);
+        let mut below = false;
+        for (_, t) in self.tables.iter_mut().filter(|(t, _)| **t != TABLE_LOCAL) {
+            below |= t.len() > 0;
+            if p.len() == F::BITS
+                && let Some(i) = t.find(p)
+            {
+                t.mark(i);
             }
-        } else if main.len() > 0 {
+        }
+        if p.len() < F::BITS && below {
             self.covers.push(p);
             self.again = true;
         }
@@ -313,7 +316,7 @@ impl<F: MirrorFamily> Routes<F> {
             proto: m.proto,
             scope: m.scope,
             flags: m.flags,
-            rest: ctx.rests.intern(m.rest.as_deref()),
+            rest: ctx.rests.intern(m.rest.as_deref(), m.table),
         };
         if let Some((_, _, run)) = &mut self.run {
             // Held until the commit: what has no user may be cleared away between two parts of the dump.
@@ -330,7 +333,7 @@ impl<F: MirrorFamily> Routes<F> {
         let t = self.tables.entry(table).or_default();
         let i = t.entry(p);
         let old = t.aliases(i);
-        let ours = live(ctx, table, &old);
+        let ours = live(ctx, &old);
         let s = t.slot_mut(i);
         let current = s.generation == generation;
         let mut new = run;
@@ -547,8 +550,8 @@ impl<F: MirrorFamily> Routes<F> {
             return;
         }
         let old = t.aliases(i);
-        if old.iter().any(|a| !alive(ctx, table, a)) {
-            let new = live(ctx, table, &old);
+        if old.iter().any(|a| !alive(ctx, a)) {
+            let new = live(ctx, &old);
             if new.len() != old.len() {
                 ctx.stats.purged += (old.len() - new.len()) as u64;
                 if !new.is_empty() {
@@ -567,7 +570,7 @@ impl<F: MirrorFamily> Routes<F> {
                 self.undecide(ctx, table, i);
             }
         }
-        if table == TABLE_MAIN
+        if table != TABLE_LOCAL
             && sweep.covers.iter().any(|c| c.covers(key))
             && let Some(t) = self.tables.get_mut(&table)
         {
@@ -576,13 +579,13 @@ impl<F: MirrorFamily> Routes<F> {
     }
 
     /// Take up to `max` prefixes whose verdict may have changed, each once.
-    pub(super) fn drain(&mut self, max: usize, out: &mut Vec<Prefix<F>>) {
-        for t in self.tables.values_mut() {
+    pub(super) fn drain(&mut self, max: usize, out: &mut Vec<(u32, Prefix<F>)>) {
+        for (&table, t) in &mut self.tables {
             out.reserve(t.dirty.len().min(max.saturating_sub(out.len())));
             while out.len() < max {
                 let Some(i) = t.dirty.pop() else { break };
                 t.slot_mut(i).state &= !state::DIRTY;
-                out.push(t.slot(i).key);
+                out.push((table, t.slot(i).key));
                 if !self.dumping {
                     t.vacuum(i);
                 }
@@ -613,7 +616,7 @@ impl<F: MirrorFamily> Routes<F> {
                 return Some(i);
             }
             if t.slot(i).state & state::FULL != 0 {
-                let list = live(ctx, table, &t.aliases(i));
+                let list = live(ctx, &t.aliases(i));
                 if !list.is_empty() {
                     out.push((t.slot(i).key, list));
                 }
@@ -631,16 +634,16 @@ fn members(ctx: &Ctx, a: &Alias) -> usize {
     }
 }
 
-fn alive(ctx: &Ctx, table: u32, a: &Alias) -> bool {
-    !(ctx.sets.dead(a.nh) || table == TABLE_MAIN && ctx.rests.dead(a.rest))
+fn alive(ctx: &Ctx, a: &Alias) -> bool {
+    !(ctx.sets.dead(a.nh) || ctx.rests.dead(a.rest))
 }
 
 /// What of `list` the kernel still has.
-fn live(ctx: &Ctx, table: u32, list: &[Alias]) -> Aliases {
+fn live(ctx: &Ctx, list: &[Alias]) -> Aliases {
     // Not `collect`, nor `clone`, which is the same: it goes alias by alias.
     let mut all = Aliases::from_slice(list);
-    if !list.iter().all(|a| alive(ctx, table, a)) {
-        all.retain(|a| alive(ctx, table, a));
+    if !list.iter().all(|a| alive(ctx, a)) {
+        all.retain(|a| alive(ctx, a));
     }
     all
 }

@@ -153,7 +153,7 @@ fn fact_1_admin_down_removes_routes_and_keeps_local_ones() {
     assert_eq!(w.m.take_dirt().confirm, BTreeSet::from([DumpKind::Route4]));
     let mut d = Vec::new();
     w.m.drain_prefixes::<V4>(10, &mut d);
-    assert_eq!(d, [p()]);
+    assert_eq!(d, [(TABLE_MAIN, p())]);
 }
 
 #[test]
@@ -315,13 +315,13 @@ fn facts_12_and_13_position_replace_and_promotion() {
 fn what_cannot_be_true_is_undecided_until_dumped() {
     let mut w = World::new();
     w.say(&route(&R { flags: APPEND, ..R0 }));
-    assert!(w.m.undecided(p()));
+    assert!(w.m.undecided(&[TABLE_MAIN], p()) && !w.m.undecided(&[TABLE_LOCAL, 10], p()));
     assert_eq!(w.m.take_dirt().wanted, BTreeSet::from([DumpKind::Route4]));
     w.m.dump_begin(DumpKind::Route4);
     w.m.dump(DumpKind::Route4, w.seq, &route(&R { hops: &[(3, 8)], ..R0 }));
     w.m.dump(DumpKind::Route4, w.seq, &route(&R { flags: 0, ..R0 }));
     w.m.dump_end(DumpKind::Route4, true);
-    assert!(!w.m.undecided(p()));
+    assert!(!w.m.undecided(&[TABLE_MAIN], p()));
     assert_eq!(w.gateways(), [8, 2]);
     assert!(w.m.take_dirt().wanted.is_empty());
 }
@@ -349,7 +349,7 @@ fn fact_14_dead_siblings_outlive_the_last_live_one() {
         w.say(&link(0));
         w.say(&route(&R { v6: true, kind: rtm::DELROUTE, flags: 0, hops: &[(4, 3)], ..R0 }));
         let p = "2001:db8::/32".parse::<Prefix<V6>>().unwrap();
-        assert!(w.m.undecided(p), "until a dump has said so");
+        assert!(w.m.undecided(&[TABLE_MAIN], p), "until a dump has said so");
         assert_eq!(w.m.take_dirt().wanted, BTreeSet::from([DumpKind::Route6]));
         assert_eq!(w.routes(true), [(0, 0, left)]);
         w.say(&link(UP));
@@ -407,7 +407,7 @@ fn fact_22_covers_in_table_local_dirty_what_is_below() {
     w.say(&local.done());
     while w.m.work(9) {}
     w.m.drain_prefixes::<V4>(10, &mut d);
-    assert!(d.contains(&p()));
+    assert!(d.contains(&(TABLE_MAIN, p())));
     assert!(w.m.under_local(p()));
 }
 
@@ -430,12 +430,82 @@ fn fact_25_rules_beyond_the_kernels_own_and_missing_ones() {
     for (p, t) in [(0, 255), (32766, 254), (32767, 253)] {
         w.say(&rule(rtm::NEWRULE, p, t));
     }
-    assert_eq!(w.m.rules::<V4>(), Rules { default: true, odd: vec![] });
-    w.say(&rule(rtm::NEWRULE, 1000, 254));
+    let own = Rules { default: true, odd: vec![], vrf: VrfOrder::Never };
+    assert_eq!(w.m.rules::<V4>(), own);
+    w.say(&rule(rtm::NEWRULE, 1000, 100));
     assert_eq!(w.m.rules::<V4>().odd.len(), 1);
+    w.say(&rule(rtm::DELRULE, 1000, 100));
+    w.say(&rule(rtm::NEWRULE, 1000, 254));
+    assert_eq!(w.m.rules::<V4>(), own, "looked up twice");
+    w.say(&rule(rtm::NEWRULE, 1000, 255));
+    assert!(!w.m.rules::<V4>().default, "two of one priority");
     w.say(&rule(rtm::DELRULE, 1000, 254));
+    w.say(&rule(rtm::DELRULE, 1000, 255));
+    w.say(&rule(rtm::NEWRULE, 32768, 255));
+    w.say(&rule(rtm::DELRULE, 0, 255));
+    assert!(!w.m.rules::<V4>().default, "local behind main");
+    w.say(&rule(rtm::NEWRULE, 0, 255));
     w.say(&rule(rtm::DELRULE, 32767, 253));
     assert!(!w.m.rules::<V4>().default);
+}
+
+#[test]
+fn the_rule_for_vrfs_comes_somewhere() {
+    let rule = |kind, priority: u32, table: u8| {
+        Builder::new(kind, 0, &[2, 0, 0, 0, table, 0, 0, 1, 0, 0, 0, 0]).u32(6, priority).u32(14, u32::MAX).done()
+    };
+    let l3mdev = |kind, priority: u32| {
+        Builder::new(kind, 0, &[2, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0]).u32(6, priority).attr(19, &[1]).done()
+    };
+    let mut w = World::new();
+    for (p, t) in [(0, 255), (32766, 254), (32767, 253)] {
+        w.say(&rule(rtm::NEWRULE, p, t));
+    }
+    let order = |w: &World| {
+        let r = w.m.rules::<V4>();
+        assert!(r.default, "{:?}", r.odd);
+        r.vrf
+    };
+    w.say(&l3mdev(rtm::NEWRULE, 40000));
+    assert_eq!(order(&w), VrfOrder::Never);
+    w.say(&l3mdev(rtm::NEWRULE, 1000));
+    assert_eq!(order(&w), VrfOrder::LocalFirst);
+    w.say(&rule(rtm::NEWRULE, 32765, 255));
+    assert_eq!(order(&w), VrfOrder::LocalFirst);
+    w.say(&rule(rtm::DELRULE, 0, 255));
+    assert_eq!(order(&w), VrfOrder::VrfFirst);
+}
+
+#[test]
+fn fact_4_a_preferred_source_goes_with_its_own_vrf() {
+    let vrf = |w: &mut World| {
+        let info = [&[8u8, 0, 1, 0][..], b"vrf\0", &[12, 0, 2, 0, 8, 0, 1, 0, 10, 0, 0, 0]].concat();
+        let head = [0, 0, 1, 0, 9, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+        w.say(&Builder::new(rtm::NEWLINK, 0, &head).attr(3, b"red\0").attr(18, &info).done());
+    };
+    let mut w = World::new();
+    vrf(&mut w);
+    assert_eq!(w.m.link(9).and_then(|l| l.table), Some(10));
+    let addr = |kind, dev: u8| {
+        Builder::new(kind, 0, &[2, 32, 0, 0, dev, 0, 0, 0]).attr(1, &[10, 7, 0, 1]).attr(2, &[10, 7, 0, 1]).done()
+    };
+    let to = |table: u8| {
+        let head = [2, 24, 0, 0, table, 4, 0, 1, 0, 0, 0, 0];
+        Builder::new(rtm::NEWROUTE, ADD, &head).attr(1, &[192, 0, 2, 0]).attr(7, &[10, 7, 0, 1]).u32(4, 3).done()
+    };
+    w.say(&addr(rtm::NEWADDR, 3));
+    w.say(&addr(rtm::NEWADDR, 9));
+    w.say(&to(254));
+    w.say(&to(10));
+    let there = |w: &mut World| {
+        while w.m.work(9) {}
+        [254, 10].map(|t| w.m.aliases::<V4>(t, p()).len())
+    };
+    assert_eq!(there(&mut w), [1, 1]);
+    w.say(&addr(rtm::DELADDR, 9));
+    assert_eq!(there(&mut w), [1, 0]);
+    w.say(&to(10));
+    assert_eq!(there(&mut w), [1, 1], "one that came later");
 }
 
 #[test]

@@ -40,6 +40,8 @@ pub struct Link {
     pub flags: u32,
     /// Index of its bridge, bond or VRF.
     pub master: Option<u32>,
+    /// The routing table of a VRF device (`IFLA_VRF_TABLE`).
+    pub table: Option<u32>,
     /// `IFLA_CARRIER`.
     pub carrier: bool,
     /// `IFLA_OPERSTATE` (`IF_OPER_*`, RFC 2863).
@@ -109,8 +111,10 @@ pub struct Rule {
     pub table: u32,
     /// `FR_ACT_*`
     pub action: u8,
-    /// Whether it selects everything and does nothing but name a table.
+    /// Whether it selects everything and does nothing but name a table, or have it named by [`Rule::l3mdev`].
     pub plain: bool,
+    /// Whether the table is that of the VRF that the packet came in by; other packets pass it over.
+    pub l3mdev: bool,
     /// All that the kernel said of it, in a fixed order: its identity.
     pub content: Vec<u8>,
 }

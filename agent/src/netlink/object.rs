@@ -40,6 +40,7 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
         mtu: 0,
         flags: u32_at(head, 8).unwrap_or(0),
         master: None,
+        table: None,
         carrier: true,
         operstate: 0,
         carrier_down: 0,
@@ -53,12 +54,21 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
             3 => l.name = a.text(),
             4 => l.mtu = a.u32()?,
             10 => l.master = Some(a.u32()?).filter(|m| *m != 0),
-            // IFLA_LINKINFO, IFLA_INFO_KIND
+            // IFLA_LINKINFO: IFLA_INFO_KIND, and of a VRF IFLA_INFO_DATA, IFLA_VRF_TABLE
             18 => {
+                let mut data = None;
                 for i in a.nested() {
                     let i = i?;
-                    if i.kind == 1 {
-                        l.kind = i.text();
+                    match i.kind {
+                        1 => l.kind = i.text(),
+                        2 => data = Some(i),
+                        _ => {}
+                    }
+                }
+                for d in data.iter().filter(|_| l.kind == "vrf").flat_map(|d| d.nested()) {
+                    let d = d?;
+                    if d.kind == 1 {
+                        l.table = Some(d.u32()?);
                     }
                 }
             }
@@ -217,6 +227,7 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         table: u32::from(head[4]),
         action: head[7],
         plain: head[1] == 0 && head[2] == 0 && head[3] == 0 && flags == 0,
+        l3mdev: false,
         content: Vec::new(),
     };
     r.content.extend_from_slice(&head[..8]);
@@ -230,6 +241,8 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
             // FRA_SUPPRESS_PREFIXLEN, -1 for none; FRA_PROTOCOL, who made it; FRA_PAD.
             14 if a.u32()? == u32::MAX => {}
             18 | 21 => {}
+            // FRA_L3MDEV
+            19 => r.l3mdev = a.u8()? != 0,
             k => {
                 // Up to FRA_DSCP_MASK.
                 unknown.beyond(30, Of::Rule, k);

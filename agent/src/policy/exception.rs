@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::nl::{Message, attrs, find, u32_at};
 use super::{Finding, Scope};
+use crate::compile::vrf;
 
 const NEWROUTE: u16 = 24;
 /// `RTCF_REDIRECTED` (`linux/in_route.h`)
@@ -18,15 +19,11 @@ const RTAX_MTU: u16 = 2;
 /// `AF_INET6`
 const V6: u8 = libc::AF_INET6 as u8;
 
-/// The question: cloned routes (`RTM_F_CLONED`) of table main, behind a `struct rtmsg`.
-pub fn question(family: u8) -> [u8; 20] {
-    let mut b = [0; 20];
+/// The question: cloned routes (`RTM_F_CLONED`) of all tables, behind a `struct rtmsg`.
+pub fn question(family: u8) -> [u8; 12] {
+    let mut b = [0; 12];
     b[0] = family;
     b[8..12].copy_from_slice(&0x200u32.to_ne_bytes());
-    // RTA_TABLE
-    b[12..14].copy_from_slice(&8u16.to_ne_bytes());
-    b[14..16].copy_from_slice(&15u16.to_ne_bytes());
-    b[16..20].copy_from_slice(&254u32.to_ne_bytes());
     b
 }
 
@@ -45,12 +42,15 @@ fn exception(b: &[u8]) -> Option<Option<Finding>> {
     let flags = u32_at(b, 8)?;
     let a = attrs(b.get(12..)?)?;
     let dst = find(&a, 1)?;
+    // Also of a table that no virtual router has: nothing asks there.
+    let table = find(&a, 15).map_or(b.get(4).copied().map(u32::from), |t| u32_at(t, 0))?;
+    let vrf = vrf::router(table).unwrap_or(vrf::DEFAULT).0;
     if b.first() == Some(&V6) {
         let dst = Ipv6Addr::from(<[u8; 16]>::try_from(dst).ok()?);
         let why = format!(
             "{dst}: ICMPv6 has taught the kernel a path MTU or another gateway; until it expires, or: ip -6 route flush cache"
         );
-        return Some(Some(Finding::new(Scope::Host(IpAddr::V6(dst)), why)));
+        return Some(Some(Finding::new(Scope::Host(vrf, IpAddr::V6(dst)), why)));
     }
     let dst = Ipv4Addr::from(<[u8; 4]>::try_from(dst).ok()?);
     let metrics = find(&a, 8).map_or(Some(Vec::new()), attrs)?;
@@ -63,7 +63,7 @@ fn exception(b: &[u8]) -> Option<Option<Finding>> {
         return Some(None);
     };
     let why = format!("{dst}: {what}; until it expires, or: ip route flush cache");
-    Some(Some(Finding::new(Scope::Host(IpAddr::V4(dst)), why)))
+    Some(Some(Finding::new(Scope::Host(vrf, IpAddr::V4(dst)), why)))
 }
 
 #[cfg(test)]
@@ -84,7 +84,7 @@ mod tests {
     #[test]
     fn redirects_and_locked_mtus_close_their_destination() {
         let dst: (u16, &[u8]) = (1, &[10, 0, 2, 2]);
-        let host = [Scope::Host(Ipv4Addr::new(10, 0, 2, 2).into())];
+        let host = [Scope::Host(0, Ipv4Addr::new(10, 0, 2, 2).into())];
         let scopes = |m| judge(&[m]).into_iter().map(|f| f.scope).collect::<Vec<_>>();
         assert_eq!(scopes(route(0x200, &[dst])), []);
         assert_eq!(scopes(route(0x200 | REDIRECTED, &[dst])), host);
@@ -102,7 +102,9 @@ mod tests {
         assert_eq!(scopes(route(0x200, &[])), [Scope::V4]);
         let six: Ipv6Addr = "2001:db8::2".parse().unwrap();
         let as6 = |m: Message| Message { body: [&[V6, 128], &m.body[2..]].concat(), ..m };
-        assert_eq!(scopes(as6(route(0x200, &[(1, &six.octets())]))), [Scope::Host(six.into())]);
+        assert_eq!(scopes(as6(route(0x200, &[(1, &six.octets())]))), [Scope::Host(0, six.into())]);
+        let red: (u16, &[u8]) = (15, &77u32.to_ne_bytes());
+        assert_eq!(scopes(route(REDIRECTED, &[dst, red])), [Scope::Host(77, Ipv4Addr::new(10, 0, 2, 2).into())]);
         assert_eq!(scopes(as6(route(0x200, &[dst]))), [Scope::V6], "an address of the wrong length");
     }
 }

@@ -70,8 +70,10 @@ pub fn stacked(dev: &Stacked<'_>, ports: &[PortRef]) -> Option<Finding> {
 pub fn judge(links: &[Message], ports: &[PortRef]) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut seen = Vec::new();
+    // A VRF routes what its members are given, by a table of its own.
+    let vrfs: Vec<u32> = links.iter().filter(|m| m.kind == NEWLINK).filter_map(|m| vrf(&m.body)).collect();
     for m in links.iter().filter(|m| m.kind == NEWLINK) {
-        match one(&m.body, ports) {
+        match one(&m.body, ports, &vrfs) {
             Some((ifindex, found)) => {
                 seen.push(ifindex);
                 findings.extend(found);
@@ -85,7 +87,13 @@ pub fn judge(links: &[Message], ports: &[PortRef]) -> Vec<Finding> {
     findings
 }
 
-fn one(b: &[u8], ports: &[PortRef]) -> Option<(u32, Vec<Finding>)> {
+/// The index of a VRF device.
+fn vrf(b: &[u8]) -> Option<u32> {
+    let info = attrs(find(&attrs(b.get(16..)?)?, 18)?)?;
+    find(&info, 1).filter(|k| text(k) == "vrf").and_then(|_| u32_at(b, 4))
+}
+
+fn one(b: &[u8], ports: &[PortRef], vrfs: &[u32]) -> Option<(u32, Vec<Finding>)> {
     let ifindex = u32_at(b, 4)?;
     let a = attrs(b.get(16..)?)?;
     let info = find(&a, 18).map_or(Some(Vec::new()), attrs)?;
@@ -107,8 +115,11 @@ fn one(b: &[u8], ports: &[PortRef]) -> Option<(u32, Vec<Finding>)> {
             findings.push(Finding::new(Scope::Link(ifindex), why));
         }
         if let Some(master) = find(&a, 10) {
-            let why = format!("{name} belongs to the device of index {}, which takes its frames", u32_at(master, 0)?);
-            findings.push(Finding::new(Scope::Link(ifindex), why));
+            let master = u32_at(master, 0)?;
+            if !vrfs.contains(&master) {
+                let why = format!("{name} belongs to the device of index {master}, which takes its frames");
+                findings.push(Finding::new(Scope::Link(ifindex), why));
+            }
         }
     }
     Some((ifindex, findings))

@@ -121,8 +121,8 @@ pub enum Scope {
     Ingress4(u32),
     /// IPv6 that comes in by it.
     Ingress6(u32),
-    /// What goes to that address.
-    Host(IpAddr),
+    /// What goes to that address in the virtual router of that number (0 for the default one).
+    Host(u32, IpAddr),
 }
 
 /// One reason why something is punted.

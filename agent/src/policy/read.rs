@@ -196,8 +196,8 @@ impl Reader {
             for family in [libc::AF_INET, libc::AF_INET6] {
                 // Routes change all the time; an exception that this hides is found by the next look.
                 match s.dump_once(RTM_GETROUTE, &exception::question(family as u8)) {
-                    // Table main is made with its first route; a kernel may lack IPv6.
-                    Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP)) => {}
+                    // A kernel may lack IPv6.
+                    Err(e) if matches!(e.raw_os_error(), Some(libc::EOPNOTSUPP)) => {}
                     r => all.extend(r?),
                 }
             }

@@ -10,22 +10,25 @@ pub mod ids;
 pub mod routes;
 pub mod slot;
 pub mod small;
+pub mod vrfs;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
     AnyKey, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason,
-    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, table,
+    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};
 use crate::compile::route::Verdict;
+use crate::compile::vrf::DEFAULT;
 use crate::compile::{self, Facts};
-use crate::mirror::MirrorFamily;
+use crate::mirror::{MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ids::Ids;
-use routes::{RouteFamily, Routes, Sent, VRF};
+use routes::{RouteFamily, Routes, Sent};
 use small::Small;
+use vrfs::Vrfs;
 
 /// Prefixes compiled in one pass at most: a batch, so that no pass takes long.
 pub const CHUNK: usize = BATCH;
@@ -34,16 +37,16 @@ pub const CHUNK: usize = BATCH;
 #[derive(Debug)]
 enum Step {
     Op(Op),
-    Route4(Sent<V4>),
-    Route6(Sent<V6>),
+    Route4(VrfId, Sent<V4>),
+    Route6(VrfId, Sent<V6>),
 }
 
 /// What is under way, in the form in which the answer needs it.
 #[derive(Clone, Copy, Debug)]
 enum Flight {
     Key(AnyKey),
-    Route4(Sent<V4>),
-    Route6(Sent<V6>),
+    Route4(VrfId, Sent<V4>),
+    Route6(VrfId, Sent<V6>),
 }
 
 /// Totals for `status`.
@@ -74,10 +77,12 @@ pub struct Program {
     pub nexthop: Small<table::NextHop>,
     /// Table `group`.
     pub group: Small<table::Group>,
-    /// Table `route4`.
+    /// Table `route4`, as far as it is the default virtual router's.
     pub route4: Routes<V4>,
     /// Table `route6`.
     pub route6: Routes<V6>,
+    /// The other virtual routers.
+    pub vrfs: Vrfs,
     /// Names.
     pub ids: Ids,
     /// Totals.
@@ -95,20 +100,22 @@ pub struct Program {
 
 /// The family's route table in a program.
 pub trait Tables: RouteFamily + MirrorFamily {
-    /// It.
-    fn routes(p: &Program) -> &Routes<Self>;
+    /// That of a virtual router, if it has a place in the chip.
+    fn routes(p: &Program, vrf: VrfId) -> Option<&Routes<Self>>;
     /// It, to change.
-    fn routes_mut(p: &mut Program) -> (&mut Routes<Self>, &mut Ids);
+    fn routes_mut(p: &mut Program, vrf: VrfId) -> Option<(&mut Routes<Self>, &mut Ids)>;
     /// The key of an adjacency of the family.
     fn neigh_key(k: NeighKey<Self>) -> AnyKey;
 }
 
 impl Tables for V4 {
-    fn routes(p: &Program) -> &Routes<V4> {
-        &p.route4
+    fn routes(p: &Program, vrf: VrfId) -> Option<&Routes<V4>> {
+        if vrf == DEFAULT { Some(&p.route4) } else { p.vrfs.get(vrf).map(|v| &v.route4) }
     }
-    fn routes_mut(p: &mut Program) -> (&mut Routes<V4>, &mut Ids) {
-        (&mut p.route4, &mut p.ids)
+    fn routes_mut(p: &mut Program, vrf: VrfId) -> Option<(&mut Routes<V4>, &mut Ids)> {
+        let ids = &mut p.ids;
+        let own = if vrf == DEFAULT { Some(&mut p.route4) } else { p.vrfs.get_mut(vrf).map(|v| &mut v.route4) };
+        own.map(|r| (r, ids))
     }
     fn neigh_key(k: NeighKey<V4>) -> AnyKey {
         k.into()
@@ -116,11 +123,13 @@ impl Tables for V4 {
 }
 
 impl Tables for V6 {
-    fn routes(p: &Program) -> &Routes<V6> {
-        &p.route6
+    fn routes(p: &Program, vrf: VrfId) -> Option<&Routes<V6>> {
+        if vrf == DEFAULT { Some(&p.route6) } else { p.vrfs.get(vrf).map(|v| &v.route6) }
     }
-    fn routes_mut(p: &mut Program) -> (&mut Routes<V6>, &mut Ids) {
-        (&mut p.route6, &mut p.ids)
+    fn routes_mut(p: &mut Program, vrf: VrfId) -> Option<(&mut Routes<V6>, &mut Ids)> {
+        let ids = &mut p.ids;
+        let own = if vrf == DEFAULT { Some(&mut p.route6) } else { p.vrfs.get_mut(vrf).map(|v| &mut v.route6) };
+        own.map(|r| (r, ids))
     }
     fn neigh_key(k: NeighKey<V6>) -> AnyKey {
         k.into()
@@ -150,12 +159,13 @@ fn placed(e: NextHopEntry, rif: &Small<table::Rif>) -> NextHopEntry {
 /// The verdict of a prefix in the chip's terms, as it should be if there is room for it.
 fn verdict<F: MirrorFamily>(
     f: &Facts<'_>,
+    vrf: VrfId,
     p: Prefix<F>,
     ids: &mut Ids,
     rif: &Small<table::Rif>,
     group: &Small<table::Group>,
 ) -> Option<Fwd> {
-    Some(match compile::route::route(f, p)?.verdict {
+    Some(match compile::route::route(f, vrf, p)?.verdict {
         Verdict::Trap(c) => Fwd::Trap(c),
         Verdict::Drop(r) => Fwd::Drop(r),
         // An interface that found no room is not there; its port traps everything, and so must what leads there.
@@ -182,7 +192,13 @@ impl Program {
         match r {
             Record::Port(..) => {}
             Record::Switch(k, e) => self.switch.load(k, e),
-            Record::Rif(k, e) => self.rif.load(k, e),
+            Record::Rif(k, e) => {
+                // An open one in a virtual router without routes: what it does is known, too.
+                if e.vrf != DEFAULT && closed(&e).as_ref() != Some(&e) {
+                    self.vrfs.found(e.vrf);
+                }
+                self.rif.load(k, e);
+            }
             Record::Neigh4(k, e) => self.neigh4.load(k, e),
             Record::Neigh6(k, e) => self.neigh6.load(k, e),
             Record::NextHop(k, e) => {
@@ -193,10 +209,10 @@ impl Program {
                 self.ids.load_group(k, &e);
                 self.group.load(k, e);
             }
-            Record::Route4(k, fwd) if k.vrf == VRF => self.route4.load(k.prefix, fwd, &mut self.ids),
-            Record::Route6(k, fwd) if k.vrf == VRF => self.route6.load(k.prefix, fwd, &mut self.ids),
-            Record::Route4(k, _) => self.queue.push_back(Step::Op(Op::Remove(k.into()))),
-            Record::Route6(k, _) => self.queue.push_back(Step::Op(Op::Remove(k.into()))),
+            Record::Route4(k, fwd) if k.vrf == DEFAULT => self.route4.load(k.prefix, fwd, &mut self.ids),
+            Record::Route6(k, fwd) if k.vrf == DEFAULT => self.route6.load(k.prefix, fwd, &mut self.ids),
+            Record::Route4(k, fwd) => self.vrfs.found(k.vrf).route4.load(k.prefix, fwd, &mut self.ids),
+            Record::Route6(k, fwd) => self.vrfs.found(k.vrf).route6.load(k.prefix, fwd, &mut self.ids),
         }
     }
 
@@ -211,6 +227,31 @@ impl Program {
         self.ids.touch_groups();
         self.route4.touch_all();
         self.route6.touch_all();
+        for (_, v) in self.vrfs.iter_mut() {
+            v.route4.touch_all();
+            v.route6.touch_all();
+        }
+    }
+
+    /// Look at a prefix of the kernel's table of that number again, in every virtual router that looks it up.
+    pub fn touch<F: Tables>(&mut self, table: u32, p: Prefix<F>) {
+        match table {
+            TABLE_MAIN | TABLE_DEFAULT => self.touch_in(DEFAULT, p),
+            TABLE_LOCAL => {
+                self.touch_in(DEFAULT, p);
+                for id in self.vrfs.iter().map(|(id, _)| id).collect::<smallvec::SmallVec<[_; 8]>>() {
+                    self.touch_in(id, p);
+                }
+            }
+            t => self.touch_in(VrfId(t), p),
+        }
+    }
+
+    /// Look at a prefix again in that virtual router, if it has a place in the chip.
+    pub fn touch_in<F: Tables>(&mut self, vrf: VrfId, p: Prefix<F>) {
+        if let Some((r, _)) = F::routes_mut(self, vrf) {
+            r.touch(p);
+        }
     }
 
     /// An audit found that the chip holds this, or nothing, whatever was acknowledged.
@@ -239,14 +280,25 @@ impl Program {
                 }
                 self.group.correct(k, e);
             }
-            // Of no use to anybody: as when the chip is read.
-            (AnyKey::Route4(k), Some(r)) if k.vrf != VRF => self.load(r),
-            (AnyKey::Route6(k), Some(r)) if k.vrf != VRF => self.load(r),
-            (AnyKey::Route4(k), Some(Record::Route4(_, e))) => self.route4.correct(k.prefix, Some(e), &mut self.ids),
-            (AnyKey::Route4(k), _) => self.route4.correct(k.prefix, None, &mut self.ids),
-            (AnyKey::Route6(k), Some(Record::Route6(_, e))) => self.route6.correct(k.prefix, Some(e), &mut self.ids),
-            (AnyKey::Route6(k), _) => self.route6.correct(k.prefix, None, &mut self.ids),
+            (AnyKey::Route4(k), found) => {
+                let e = if let Some(Record::Route4(_, e)) = found { Some(e) } else { None };
+                self.correct_route(k, e);
+            }
+            (AnyKey::Route6(k), found) => {
+                let e = if let Some(Record::Route6(_, e)) = found { Some(e) } else { None };
+                self.correct_route(k, e);
+            }
             (AnyKey::Port(_), _) => {}
+        }
+    }
+
+    fn correct_route<F: Tables>(&mut self, k: RouteKey<F>, found: Option<Fwd>) {
+        if found.is_some() && k.vrf != DEFAULT {
+            // One that has no place, where the chip holds something, gives it up like any other.
+            self.vrfs.found(k.vrf);
+        }
+        if let Some((r, ids)) = F::routes_mut(self, k.vrf) {
+            r.correct(k.prefix, found, ids);
         }
     }
 
@@ -266,11 +318,15 @@ impl Program {
             && self.ids.touched_nexthops.is_empty()
             && self.route4.clean()
             && self.route6.clean()
+            && self.vrfs.iter().all(|(_, v)| v.route4.clean() && v.route6.clean())
     }
 
     /// Whether more prefixes can be taken on: the rest is better off where each is held once, however often it changes.
     pub fn wants_prefixes(&self) -> bool {
-        self.queue.is_empty() && self.window.len() < WINDOW && self.route4.backlog() + self.route6.backlog() < CHUNK
+        let own: usize = self.vrfs.iter().map(|(_, v)| v.route4.backlog() + v.route6.backlog()).sum();
+        self.queue.is_empty()
+            && self.window.len() < WINDOW
+            && self.route4.backlog() + self.route6.backlog() + own < CHUNK
     }
 
     /// Whether the chip holds what it should, as far as it can.
@@ -287,6 +343,7 @@ impl Program {
             && self.group.idle()
             && self.route4.idle()
             && self.route6.idle()
+            && self.vrfs.iter().all(|(_, v)| v.route4.idle() && v.route6.idle())
     }
 
     /// When a retry is due.
@@ -302,6 +359,7 @@ impl Program {
             self.route6.deadline(),
         ]
         .into_iter()
+        .chain(self.vrfs.iter().flat_map(|(_, v)| [v.route4.deadline(), v.route6.deadline()]))
         .flatten()
         .min()
     }
@@ -321,8 +379,8 @@ impl Program {
             let (mut ops, mut flights) = (Vec::with_capacity(n), Vec::with_capacity(n));
             for step in self.queue.drain(..n) {
                 let (op, flight) = match step {
-                    Step::Route4(s) => (route_op(&s), Flight::Route4(s)),
-                    Step::Route6(s) => (route_op(&s), Flight::Route6(s)),
+                    Step::Route4(v, s) => (route_op(v, &s), Flight::Route4(v, s)),
+                    Step::Route6(v, s) => (route_op(v, &s), Flight::Route6(v, s)),
                     Step::Op(op) => {
                         let key = op.key();
                         (op, Flight::Key(key))
@@ -346,7 +404,7 @@ impl Program {
             now,
             budget,
             &mut self.ids,
-            |p, ids| verdict(f, p, ids, rif, group),
+            |p, ids| verdict(f, DEFAULT, p, ids, rif, group),
             &mut sets4,
             &mut removes4,
         );
@@ -355,20 +413,42 @@ impl Program {
             now,
             budget,
             &mut self.ids,
-            |p, ids| verdict(f, p, ids, rif, group),
+            |p, ids| verdict(f, DEFAULT, p, ids, rif, group),
             &mut sets6,
             &mut removes6,
         );
+        let (mut vrf_sets, mut vrf_removes) = (Vec::new(), Vec::new());
+        self.plan_vrfs(now, f, &mut vrf_sets, &mut vrf_removes);
         let mut sets = [const { Vec::new() }; 6];
         let mut removes = [const { Vec::new() }; 6];
         self.plan_small(now, f, &mut sets, &mut removes);
         let queue = &mut self.queue;
         queue.extend(sets.into_iter().flatten().map(Step::Op));
-        queue.extend(sets4.into_iter().map(Step::Route4));
-        queue.extend(sets6.into_iter().map(Step::Route6));
-        queue.extend(removes4.into_iter().map(Step::Route4));
-        queue.extend(removes6.into_iter().map(Step::Route6));
+        queue.extend(sets4.into_iter().map(|s| Step::Route4(DEFAULT, s)));
+        queue.extend(sets6.into_iter().map(|s| Step::Route6(DEFAULT, s)));
+        queue.extend(vrf_sets);
+        queue.extend(removes4.into_iter().map(|s| Step::Route4(DEFAULT, s)));
+        queue.extend(removes6.into_iter().map(|s| Step::Route6(DEFAULT, s)));
+        queue.extend(vrf_removes);
         queue.extend(removes.into_iter().rev().flatten().map(Step::Op));
+    }
+
+    /// Compile what was touched in virtual routers other than the default one: a chunk in all, one after the other, each first
+    /// in its turn.
+    fn plan_vrfs(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut Vec<Step>, removes: &mut Vec<Step>) {
+        let (rif, group) = (&self.rif, &self.group);
+        for id in self.vrfs.in_turn() {
+            let Some(v) = self.vrfs.get_mut(id) else { continue };
+            let Some(budget) = CHUNK.checked_sub(sets.len() + removes.len()).filter(|n| *n > 0) else { return };
+            let (mut sets4, mut removes4, mut sets6, mut removes6) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+            let ids = &mut self.ids;
+            v.route4.plan(now, budget, ids, |p, ids| verdict(f, id, p, ids, rif, group), &mut sets4, &mut removes4);
+            v.route6.plan(now, budget, ids, |p, ids| verdict(f, id, p, ids, rif, group), &mut sets6, &mut removes6);
+            sets.extend(sets4.into_iter().map(|s| Step::Route4(id, s)));
+            sets.extend(sets6.into_iter().map(|s| Step::Route6(id, s)));
+            removes.extend(removes4.into_iter().map(|s| Step::Route4(id, s)));
+            removes.extend(removes6.into_iter().map(|s| Step::Route6(id, s)));
+        }
     }
 
     fn plan_small(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut [Vec<Op>; 6], removes: &mut [Vec<Op>; 6]) {
@@ -484,8 +564,8 @@ impl Program {
                 }
             }
             match flight {
-                Flight::Route4(s) => self.route4.done(now, s, why, &mut self.ids),
-                Flight::Route6(s) => self.route6.done(now, s, why, &mut self.ids),
+                Flight::Route4(v, s) => self.done_route(now, v, s, why),
+                Flight::Route6(v, s) => self.done_route(now, v, s, why),
                 Flight::Key(k) => {
                     self.totals.few += 1;
                     self.done_key(now, k, why);
@@ -493,6 +573,22 @@ impl Program {
             }
         }
         true
+    }
+
+    fn done_route<F: Tables>(&mut self, now: Nanos, vrf: VrfId, s: Sent<F>, why: Option<Reason>) {
+        let freed = why.is_none() && !s.to.is_some();
+        if let Some((r, ids)) = F::routes_mut(self, vrf) {
+            r.done(now, s, why, ids);
+        }
+        // The table is one for all.
+        if freed && self.vrfs.iter().next().is_some() {
+            let others: smallvec::SmallVec<[VrfId; 8]> = self.vrfs.iter().map(|(id, _)| id).chain([DEFAULT]).collect();
+            for other in others.into_iter().filter(|o| *o != vrf) {
+                if let Some((r, _)) = F::routes_mut(self, other) {
+                    r.freed();
+                }
+            }
+        }
     }
 
     /// The chip says that it has no such entry: if it acknowledged one, it lost it.
@@ -597,8 +693,8 @@ impl Program {
     }
 }
 
-fn route_op<F: RouteFamily>(s: &Sent<F>) -> Op {
-    let key = RouteKey { vrf: VRF, prefix: s.prefix };
+fn route_op<F: RouteFamily>(vrf: VrfId, s: &Sent<F>) -> Op {
+    let key = RouteKey { vrf, prefix: s.prefix };
     match s.to.fwd() {
         Some(fwd) => Op::Set(F::record(key, fwd)),
         None => Op::Remove(F::key(key)),
@@ -621,8 +717,8 @@ impl Program {
             TableId::Neigh6 => self.neigh6.len(),
             TableId::NextHop => self.nexthop.len(),
             TableId::Group => self.group.len(),
-            TableId::Route4 => self.route4.len(),
-            TableId::Route6 => self.route6.len(),
+            TableId::Route4 => self.route4.len() + self.vrfs.iter().map(|(_, v)| v.route4.len()).sum::<usize>(),
+            TableId::Route6 => self.route6.len() + self.vrfs.iter().map(|(_, v)| v.route6.len()).sum::<usize>(),
         }
     }
 
@@ -636,14 +732,13 @@ impl Program {
             AnyKey::Neigh6(k) => Record::Neigh6(k, self.neigh6.acked(k)?.clone()),
             AnyKey::NextHop(k) => Record::NextHop(k, self.nexthop.acked(k)?.clone()),
             AnyKey::Group(k) => Record::Group(k, self.group.acked(k)?.clone()),
-            AnyKey::Route4(k) if k.vrf == VRF => Record::Route4(k, self.route4.acked(k.prefix)?),
-            AnyKey::Route6(k) if k.vrf == VRF => Record::Route6(k, self.route6.acked(k.prefix)?),
-            AnyKey::Route4(_) | AnyKey::Route6(_) => return None,
+            AnyKey::Route4(k) => Record::Route4(k, V4::routes(self, k.vrf)?.acked(k.prefix)?),
+            AnyKey::Route6(k) => Record::Route6(k, V6::routes(self, k.vrf)?.acked(k.prefix)?),
         })
     }
 
     /// The verdict that the prefix should have if there is room for it.
-    pub fn verdict<F: MirrorFamily>(&mut self, f: &Facts<'_>, p: Prefix<F>) -> Option<Fwd> {
-        verdict(f, p, &mut self.ids, &self.rif, &self.group)
+    pub fn verdict<F: MirrorFamily>(&mut self, f: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> Option<Fwd> {
+        verdict(f, vrf, p, &mut self.ids, &self.rif, &self.group)
     }
 }

@@ -1,4 +1,4 @@
-//! One route table: what the chip acknowledged, what is under way, and right-or-punt where the table is full.
+//! One route table of one virtual router: what the chip acknowledged, what is under way, and right-or-punt where the table is full.
 //!
 //! A route that found no room is *guarded* by the nearest shorter prefix that the chip holds, and a guarded prefix is programmed
 //! as a trap (see `guards`): so nothing that belongs to the missing route is forwarded by a shorter one. Where the chip
@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClass, V4, V6, VrfId};
+use hal::{AnyKey, Family, Fwd, Nanos, Prefix, Reason, Record, RouteKey, TrapClass, V4, V6};
 
 use super::guards::Guards;
 use super::ids::Ids;
@@ -40,9 +40,6 @@ impl RouteFamily for V6 {
         AnyKey::Route6(key)
     }
 }
-
-/// The only virtual router there is now.
-pub const VRF: VrfId = VrfId(0);
 
 /// What is under way on one route.
 #[derive(Clone, Copy, Debug)]
@@ -130,6 +127,24 @@ impl<F: RouteFamily> Routes<F> {
     /// Look at everything that the chip holds again, in chunks.
     pub fn touch_all(&mut self) {
         self.walk = Some(0);
+    }
+    /// As [`Routes::touch_all`], and at what found no room or was refused as well.
+    pub fn touch_everything(&mut self) {
+        self.touch_all();
+        let mut last = None;
+        while let Some(p) = self.guards.after(last) {
+            self.dirty.push_back(p);
+            last = Some(p);
+        }
+        self.dirty.extend(self.failed.keys());
+    }
+    /// Room appeared in the chip's table.
+    pub fn freed(&mut self) {
+        if self.guards.is_empty() {
+            self.full = false;
+        } else {
+            self.room += 1;
+        }
     }
     /// How many wait to be looked at.
     pub fn backlog(&self) -> usize {
@@ -516,11 +531,7 @@ impl<F: RouteFamily> Routes<F> {
             None => {
                 self.forget(i);
                 self.gone(p, old, ids);
-                if self.guards.is_empty() {
-                    self.full = false;
-                } else {
-                    self.room += 1;
-                }
+                self.freed();
                 // What found no room while the remove was under way saw no guard here; nothing is left to move.
             }
             Some(why) => {

@@ -251,16 +251,16 @@ fn left_out() -> Done {
     w.must(route(APPEND, true).u32(4, v(1)).done())?;
     w.must(route(APPEND, true).u32(4, v(0)).addr(5, gw6(0, 8)).done())?;
     w.equal()?;
-    check("who has heard of both has both", w.gateways(prefix6()).len() == 2 && !w.m.hidden(prefix6()))?;
+    check("who has heard of both has both", w.gateways(prefix6()).len() == 2 && !w.m.hidden(&[TABLE_MAIN], prefix6()))?;
     let mut fresh = w.k.fresh().map_err(text)?;
-    if !fresh.hidden(prefix6()) {
+    if !fresh.hidden(&[TABLE_MAIN], prefix6()) {
         return Err("a mirror made from dumps does not know that there is more".into());
     }
     // Another member of the multipath route: still hidden.
     std::mem::swap(&mut w.m, &mut fresh);
     w.must(route(APPEND, true).u32(4, v(0)).addr(5, gw6(0, 7)).done())?;
     w.listen()?;
-    check("it stays so", w.m.hidden(prefix6()))?;
+    check("it stays so", w.m.hidden(&[TABLE_MAIN], prefix6()))?;
     // The multipath route goes; what it hid stands alone.
     for host in [9, 8, 7] {
         let mut m = route(0, true).u32(4, v(0)).addr(5, gw6(0, host)).done();
@@ -268,12 +268,15 @@ fn left_out() -> Done {
         w.must(m)?;
     }
     w.equal()?;
-    check("what was hidden is seen", !w.m.hidden(prefix6()) && w.gateways(prefix6()) == [vec![(v(1), None, 1)]])?;
+    check(
+        "what was hidden is seen",
+        !w.m.hidden(&[TABLE_MAIN], prefix6()) && w.gateways(prefix6()) == [vec![(v(1), None, 1)]],
+    )?;
     // A multipath route alone hides nothing.
     w.must(route(REPLACE, true).u32(4, v(0)).addr(5, gw6(0, 9)).done())?;
     w.must(route(APPEND, true).u32(4, v(1)).addr(5, gw6(1, 9)).done())?;
     w.equal()?;
-    check("nothing is hidden now", !w.k.fresh().map_err(text)?.hidden(prefix6()))
+    check("nothing is hidden now", !w.k.fresh().map_err(text)?.hidden(&[TABLE_MAIN], prefix6()))
 }
 
 fn fact_17() -> Done {
