@@ -2,6 +2,7 @@
 //!
 //! Not a second FIB: it is asked only about frames that the worlds disagree on, and only whether a route has several members.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
@@ -36,6 +37,8 @@ pub struct Member {
 
 #[derive(Clone, Debug)]
 struct Route {
+    /// As `ip` names it; empty for main.
+    table: String,
     addr: IpAddr,
     len: u8,
     metric: u64,
@@ -109,7 +112,9 @@ impl Snapshot {
         let mut s = Snapshot::default();
         let objects = list("ip -j nexthop show")?;
         for (family, zero) in [("-4", "0.0.0.0"), ("-6", "::")] {
-            for r in list(&format!("ip -j {family} route show table main"))? {
+            // VRFs have tables of their own.
+            let all = list(&format!("ip -j {family} route show table all"))?;
+            for r in all.into_iter().filter(|r| r["table"] != "local") {
                 let dst = r["dst"].as_str().unwrap_or_default();
                 let dst = if dst == "default" { format!("{zero}/0") } else { dst.to_owned() };
                 let (addr, len) = dst.split_once('/').unwrap_or((&dst, if zero == "::" { "128" } else { "32" }));
@@ -127,6 +132,7 @@ impl Snapshot {
                     None => vec![hop(&r)],
                 };
                 s.routes.push(Route {
+                    table: r["table"].as_str().unwrap_or_default().to_owned(),
                     addr,
                     len,
                     metric: r["metric"].as_u64().unwrap_or(0),
@@ -219,9 +225,15 @@ impl Snapshot {
         self.neighbours.iter().filter(move |n| n.port == port && n.mac == Some(mac)).map(|n| n.addr)
     }
 
+    /// The route that a packet to `d` takes: of those of several tables one that leaves a choice.
     fn best(&self, d: IpAddr) -> Option<&Route> {
-        let covering = self.routes.iter().filter(|r| covers(r.addr, r.len, d));
-        covering.min_by_key(|r| (std::cmp::Reverse(r.len), r.metric))
+        let covering = |table: &str| {
+            let all = self.routes.iter().filter(|r| r.table == table && covers(r.addr, r.len, d));
+            all.min_by_key(|r| (std::cmp::Reverse(r.len), r.metric))
+        };
+        let tables: BTreeSet<&str> = self.routes.iter().map(|r| r.table.as_str()).collect();
+        let all: Vec<&Route> = tables.into_iter().filter_map(covering).collect();
+        all.iter().find(|r| r.hops.len() > 1).or(all.first()).copied()
     }
 
     /// Members of the route that a packet to `d` takes.

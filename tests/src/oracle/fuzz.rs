@@ -155,6 +155,8 @@ struct Gen {
     r: Random,
     ports: usize,
     v6: bool,
+    /// VRFs take part.
+    vrfs: bool,
 }
 
 impl Gen {
@@ -223,6 +225,10 @@ impl Gen {
         if self.r.chance(10) {
             tail += " proto bgp";
         }
+        let vrf = if self.vrfs && self.r.chance(50) { self.r.pick(&[" vrf red", " vrf red", " vrf blue"]) } else { "" };
+        if !tail.contains("table") {
+            tail += vrf;
+        }
         if self.r.chance(5) && !six {
             tail += &format!(" src 10.0.{}.{}", self.port(), self.r.pick(&[1, 1, 77]));
         }
@@ -231,7 +237,7 @@ impl Gen {
         if verb == "del" {
             let metric =
                 if self.r.chance(30) { format!(" metric {}", self.r.pick(&[10, 20, 1024])) } else { String::new() };
-            return format!("ip {f}route del {prefix}{metric}");
+            return format!("ip {f}route del {prefix}{metric}{vrf}");
         }
         let kind =
             self.r.pick(&["", "", "", "", "", "", "", "blackhole ", "unreachable ", "prohibit ", "throw ", "local "]);
@@ -256,7 +262,37 @@ impl Gen {
         format!("ip {f}route {verb} {prefix} {hop}{tail}")
     }
 
+    /// What has to do with VRFs.
+    fn vrf(&mut self) -> String {
+        let p = self.port();
+        let v = self.r.pick(&["red", "red", "red", "blue"]);
+        let f = self.r.pick(&["", "", "-6 "]);
+        match self.r.below(26) {
+            0..3 => {
+                format!("ip link add {v} type vrf table {}\nip link set {v} up", self.r.pick(&[10, 10, 10, 20, 254]))
+            }
+            3 => format!("ip link set {v} {}", self.r.pick(&["up", "up", "down"])),
+            4 => format!("ip link del {v}"),
+            5..11 => enslaved(p, v),
+            11 => format!("ip link set swp{p} nomaster"),
+            12 => format!("ip {f}rule add pref 32765 table local\nip {f}rule del pref 0"),
+            13 => format!("ip {f}rule add pref 0 table local\nip {f}rule del pref 32765"),
+            14 => self
+                .r
+                .pick(&["ip rule del pref 1000", "ip rule add pref 1000 l3mdev", "ip rule add pref 1000 l3mdev"])
+                .into(),
+            15..18 => format!("sysctl net.ipv4.conf.{v}.rp_filter={}", self.r.below(3)),
+            18 => format!("sysctl net.ipv4.conf.{v}.forwarding={}", self.r.below(2)),
+            19 => format!("ip addr {} 10.255.0.1/32 dev {v}", self.r.pick(&["add", "del"])),
+            20 => format!("sysctl net.ipv4.conf.all.rp_filter={}", self.r.below(3)),
+            _ => self.route(),
+        }
+    }
+
     fn command(&mut self) -> String {
+        if self.vrfs && self.r.chance(30) {
+            return self.vrf();
+        }
         let p = self.port();
         let on = self.r.below(2);
         match self.r.below(124) {
@@ -504,14 +540,35 @@ impl Gen {
     }
 }
 
+/// Put a port into a VRF, with what it loses by that.
+fn enslaved(p: usize, vrf: &str) -> String {
+    let mut out = format!("ip link set swp{p} master {vrf}\nip addr add 2001:db8:{p}::1/64 dev swp{p}");
+    for h in 2..5 {
+        let mac = host_mac(p, h);
+        out += &format!("\nip neigh replace 10.0.{p}.{h} lladdr {mac} dev swp{p} nud permanent");
+        out += &format!("\nip neigh replace 2001:db8:{p}::{h} lladdr {mac} dev swp{p} nud permanent");
+    }
+    out
+}
+
 /// The case of a seed.
 pub fn case(seed: u64) -> Scenario {
     let mut r = Random::new(seed);
     let ports = 2 + r.below(3);
     let v6 = r.chance(80);
     let calm = r.chance(30);
-    let mut g = Gen { r, ports, v6 };
+    // Where the kernel has none, their commands fail in both worlds.
+    let vrfs = r.chance(25);
+    let mut g = Gen { r, ports, v6, vrfs };
     let mut lines = vec![format!("ports {ports}"), "base".to_owned()];
+    if vrfs && g.r.chance(70) {
+        let all = format!(
+            "ip link add red type vrf table 10\nip link set red up\n{}\n{}",
+            enslaved(1, "red"),
+            enslaved(2, "red")
+        );
+        lines.extend(all.lines().map(|c| format!("? {c}")));
+    }
     let steps = 3 + g.r.below(8);
     for _ in 0..steps {
         // Invalid commands are welcome: both worlds must refuse them alike.
