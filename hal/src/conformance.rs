@@ -152,7 +152,7 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
         ),
         TableId::Group => {
             let members = (0..v % 3).map(|i| Member { nexthop: NextHopId(to), weight: 1 + i }).collect();
-            Record::Group(GroupId(n), GroupEntry { members })
+            Record::Group(GroupId(n), GroupEntry { members, mtu: v as u16 * 600 })
         }
         TableId::Route4 => Record::Route4(prefix(n), fwd),
         TableId::Route6 => Record::Route6(prefix(n), fwd),

@@ -244,6 +244,9 @@ pub struct Member {
 pub struct GroupEntry {
     /// Its members, in the kernel's order.
     pub members: SmallVec<[Member; 2]>,
+    /// Bytes of the longest IP packet that may go by it, if that is less than the interface's MTU; longer ones are trapped
+    /// ([`TrapClass::Mtu`]). 0: the interface's alone counts.
+    pub mtu: u16,
 }
 
 // ---------------------------------------------------------------- routes
@@ -289,7 +292,7 @@ pub enum TrapClass {
     Multicast,
     /// TTL or hop limit of 1 or 0.
     Ttl,
-    /// Longer than the MTU of the interface that it would leave by.
+    /// Longer than the MTU of the interface that it would leave by, or than that of the route.
     Mtu,
     /// IPv4 options, or an IPv6 hop-by-hop header.
     Options,

@@ -360,7 +360,7 @@ impl SimChip {
         }
         let Some((i, _)) = self.groups.index(id, &self.epochs) else { return Err(self.full(TableId::Group)) };
         members.iter().for_each(|(n, _)| self.nexthops.hold(*n));
-        self.tables.groups.set(i, &members, &self.epochs);
+        self.tables.groups.set(i, &members, e.mtu, &self.epochs);
         let was = self.groups.put(i, Some(e.clone()));
         self.release_members(was);
         Ok(())

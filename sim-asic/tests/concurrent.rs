@@ -125,8 +125,8 @@ fn change(c: &mut SimChip, g: u32) {
         let member = |p: u32| Member { nexthop: NextHopId(base + 1 + (p + g) % (PORTS - 1)), weight: 1 };
         // One member, or several: the two forms of a group take turns.
         let members = (0..1 + g % 3).map(member).collect();
-        set(c, Record::Group(GroupId(base), GroupEntry { members }));
-        set(c, Record::Group(GroupId(base + 1), GroupEntry { members: [member(1)].into_iter().collect() }));
+        set(c, Record::Group(GroupId(base), GroupEntry { members, mtu: 0 }));
+        set(c, Record::Group(GroupId(base + 1), GroupEntry { members: [member(1)].into_iter().collect(), mtu: 0 }));
     }
     let vrf = VrfId(0);
     if g == 1 {

@@ -37,7 +37,7 @@ fn text(v: &Value) -> String {
         t => format!(" table {t}"),
     };
     let mut out = format!(
-        "{kind}{}{}{}{table}{}{}{}{}{}{}{}\n",
+        "{kind}{}{}{}{table}{}{}{}{}{}{}{}{}\n",
         plain(&v["dst"]),
         field(v, "nhid", "nhid"),
         hop(v),
@@ -46,6 +46,7 @@ fn text(v: &Value) -> String {
         field(v, "scope", "scope"),
         field(v, "prefsrc", "src"),
         field(v, "metric", "metric"),
+        field(&v["metrics"][0], "mtu", "mtu"),
         flags(v),
         fate(v),
     );
@@ -68,8 +69,8 @@ mod tests {
         for (v, line) in [
             (
                 json!({"type": "unicast", "dst": "10.9.0.0/16", "gateway": "10.0.1.2", "dev": "swp1", "table": "main",
-                    "protocol": "static", "metric": 20, "offload": true}),
-                "10.9.0.0/16 via 10.0.1.2 dev swp1 proto static metric 20 offload\n",
+                    "protocol": "static", "metric": 20, "metrics": [{"mtu": 1400}], "offload": true}),
+                "10.9.0.0/16 via 10.0.1.2 dev swp1 proto static metric 20 mtu 1400 offload\n",
             ),
             (
                 json!({"type": "local", "dst": "10.0.1.1", "dev": "swp1", "table": "local", "flags": [],

@@ -34,12 +34,15 @@ pub struct GroupSpec {
     pub gateways: SmallVec<[(u32, IpAddr); 2]>,
     /// Whether the kernel chooses by what it knows of these neighbours.
     pub looks: bool,
+    /// MTU in bytes of the routes that lead there, 0 for none. Longer packets are the kernel's: it fragments, answers, or lets
+    /// pass where the route allows more than the interface.
+    pub mtu: u16,
 }
 
 impl GroupSpec {
     fn trap(why: Why) -> Self {
         let member = MemberSpec { object: None, to: NextHopEntry::Trap(TrapClass::Punt), weight: 1 };
-        GroupSpec { members: smallvec![member], why: Some(why), gateways: SmallVec::new(), looks: false }
+        GroupSpec { members: smallvec![member], why: Some(why), gateways: SmallVec::new(), looks: false, mtu: 0 }
     }
     /// Whether no member of it forwards or drops.
     pub fn all_trap(&self) -> bool {
@@ -135,12 +138,14 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
             (hops.iter().map(|h| Candidate::inline(f, h)).collect(), looks)
         }
     };
+    let Some(mtu) = f.mirror.nhset_shared_mtu(nh) else { return GroupSpec::trap(Why::SharedMtu) };
     let usable = all.iter().filter(|c| c.to.is_ok()).filter_map(|c| c.hop);
     let mut spec = GroupSpec {
         members: SmallVec::new(),
         why: None,
         gateways: usable.filter_map(|h| Some((h.ifindex, h.via?))).collect(),
         looks: looks && all.len() > 1,
+        mtu,
     };
     let chosen = if spec.looks { choose(f, &all) } else { all.iter().map(|c| c.weight).collect() };
     let divisor = chosen.iter().fold(0, |g, w| gcd(g, *w)).max(1);

@@ -123,6 +123,8 @@ pub enum Why {
     Tos,
     /// `RTA_METRICS`
     Metrics,
+    /// Routes of one next-hop object have different MTUs.
+    SharedMtu,
     /// `RTA_EXPIRES`
     Expires,
     /// `RTA_SRC`
@@ -208,7 +210,10 @@ impl fmt::Display for Why {
                 write!(f, "it has more members than the {max} of the chip's groups")
             }
             Why::Tos => f.write_str("routes of this prefix are selected by TOS, not offloaded yet"),
-            Why::Metrics => f.write_str("carries metrics such as an MTU, not offloaded yet"),
+            Why::Metrics => f.write_str("carries metrics whose say in forwarding is not known, or not offloaded"),
+            Why::SharedMtu => f.write_str(
+                "shares a next-hop object with routes of another MTU: the kernel applies that of whichever was used first",
+            ),
             Why::Expires => f.write_str("expires by itself, unannounced"),
             Why::Source => f.write_str("is selected by source prefix, not offloaded yet"),
             Why::Unknown => f.write_str("carries an attribute or flag that is not known here"),

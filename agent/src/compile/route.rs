@@ -134,7 +134,9 @@ fn winner<F: MirrorFamily>(f: &Facts<'_>, own: &[Alias]) -> Decided {
     if let Some(a) = own.iter().find(|a| a.flags.any(SELECTIVE)) {
         return punt(flag(a.flags));
     }
-    if best.flags != RouteFlags::default() {
+    // Preference chooses among routes of one metric, so that it matters to siblings alone, of which one's is shown.
+    let only = |a: &Alias| !matches!(f.mirror.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
+    if best.flags != RouteFlags::default() && !(best.flags == RouteFlags::PREF && only(best)) {
         return punt(flag(best.flags));
     }
     match best.kind {
@@ -174,7 +176,9 @@ fn unicast(f: &Facts<'_>, a: &Alias) -> Decided {
             [] => punt(Why::NoMember),
             [h] if h.encap => punt(Why::Encap),
             [h] if !f.ports.has(h.ifindex) => punt(Why::NotPort(h.ifindex)),
-            [h] if h.via.is_none() => Decided { verdict: Verdict::Connected(RifId(h.ifindex)), why: None },
+            [h] if h.via.is_none() && f.mirror.nhset_mtu(a.nh) == 0 => {
+                Decided { verdict: Verdict::Connected(RifId(h.ifindex)), why: None }
+            }
             _ => Decided { verdict: Verdict::Set(a.nh), why: None },
         },
     }

@@ -413,6 +413,10 @@ impl Core {
             if self.polled.as_ref().is_some_and(|old| off(old) != off(&p)) {
                 self.mirror.ipv6_switched();
             }
+            let mtus = |p: &Polled| p.ports.iter().map(|r| p.mtu6(&r.name)).collect::<Vec<_>>();
+            if self.polled.as_ref().is_some_and(|old| mtus(old) != mtus(&p)) {
+                self.mirror.mtu6_changed();
+            }
             if self.polled.as_ref().is_none_or(|old| old.use_neigh() != p.use_neigh()) {
                 self.program.ids.touch_groups();
             }

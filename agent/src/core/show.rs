@@ -551,6 +551,10 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
     if a.metric != 0 {
         o.insert("metric".into(), a.metric.into());
     }
+    let mtu = core.mirror.nhset_mtu(a.nh);
+    if mtu != 0 {
+        o.insert("metrics".into(), json!([{"mtu": mtu}]));
+    }
     if a.tos != 0 {
         o.insert("tos".into(), format!("{:#04x}", a.tos).into());
     }

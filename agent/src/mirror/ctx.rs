@@ -8,7 +8,7 @@ use hashbrown::HashMap;
 use smallvec::SmallVec;
 
 use super::objects::Objects;
-use super::sets::{Fate, Sets, apply};
+use super::sets::{Fate, ODD, Sets, apply};
 use super::types::{Hop, Link, Netconf, NhRef, NhSet, Object, ObjectTo, RouteFlags};
 use crate::arena::Fixed;
 use crate::input::DumpKind;
@@ -217,12 +217,37 @@ impl Ctx {
         let id = o.id;
         let veils = self.veils(id);
         if self.objects.put(o) {
+            self.sets.mtus_changed(id);
             self.sets.touch_object(id);
             self.objects.groups(id).for_each(|g| self.sets.touch_object(g));
             if self.veils(id) != veils {
                 self.confirm.extend([DumpKind::Route4, DumpKind::Route6]);
             }
         }
+    }
+
+    /// The next-hop objects whose routes may be forwarded by the same entry of the kernel's as those of `id`: its members, and the
+    /// groups that these are in.
+    fn relatives(&self, id: u32) -> BTreeSet<u32> {
+        let members = self.objects.get(id).into_iter().flat_map(|o| o.members()).map(|(m, _)| *m);
+        members.chain([id]).flat_map(|m| self.objects.groups(m).chain([m])).collect()
+    }
+
+    /// Sets whose routes may have another MTU by now are marked as changed.
+    pub(super) fn mtus_settle(&mut self) {
+        for id in self.sets.take_mtus_changed() {
+            self.relatives(id).into_iter().for_each(|r| self.sets.touch_object(r));
+        }
+    }
+
+    /// The MTU in bytes that packets by that set are held to, 0 for none. `None`: which, depends on what was sent before. The kernel
+    /// keeps a forwarding entry with each next hop (`nhc_rth_input`, `rt6i_pcpu`) that has the metrics of whichever route of
+    /// an object needed it first, and serves all others by it.
+    pub(super) fn shared_mtu(&self, nh: NhRef) -> Option<u16> {
+        let own = self.sets.mtu(nh);
+        let NhSet::Object(id) = self.sets.get(nh) else { return Some(own) };
+        let others = || self.relatives(*id).into_iter().flat_map(|id| self.sets.mtus_of(self.sets.family(nh), id));
+        (own != ODD && (!self.sets.any_mtus() || others().all(|m| m == own))).then_some(own)
     }
 
     /// Those of the object and its groups that hide the types of routes.
@@ -244,6 +269,7 @@ impl Ctx {
         self.last_purge = self.last_purge.max(seq);
         let (gone, left) = self.objects.remove(id, seq);
         left.into_iter().for_each(|g| self.sets.touch_object(g));
+        gone.iter().for_each(|id| self.sets.forget_mtus(*id));
         gone.into_iter().fold(false, |died, id| self.sets.object_gone(id) | died)
     }
 
@@ -295,8 +321,10 @@ impl Ctx {
         let prefsrc = m.rest.as_ref().and_then(|r| r.prefsrc).filter(|_| v4);
         let sourceless = prefsrc.is_some_and(|s| self.sources_gone.get(&(m.table, s)).is_some_and(|at| seq < *at));
         if m.object != 0 {
+            // What is not understood of one route may hold for the others as well.
+            let mtu = if m.flags.any(RouteFlags::METRICS) { ODD } else { m.mtu };
             let stillborn = sourceless || self.objects.gone_since(m.object, seq);
-            return Born { nh: self.sets.intern(F::AF, false, NhSet::Object(m.object)), stillborn };
+            return Born { nh: self.sets.intern(F::AF, false, mtu, NhSet::Object(m.object)), stillborn };
         }
         let host = v4 && m.scope == HOST;
         let mut hops: SmallVec<[Hop; 1]> = SmallVec::new();
@@ -320,7 +348,7 @@ impl Ctx {
         if !v4 {
             hops.sort_unstable();
         }
-        Born { nh: self.sets.intern(F::AF, host, NhSet::Inline(hops)), stillborn }
+        Born { nh: self.sets.intern(F::AF, host, m.mtu, NhSet::Inline(hops)), stillborn }
     }
 
     /// Carry out, in their order, the fates of the devices that are newer than `seq`. Returns whether the set died.
@@ -363,7 +391,7 @@ impl Ctx {
     }
 
     pub(super) fn same_set(&self, a: NhRef, b: NhRef) -> bool {
-        a == b || self.sets.get(a) == self.sets.get(b)
+        a == b || self.sets.get(a) == self.sets.get(b) && self.sets.mtu(a) == self.sets.mtu(b)
     }
 
     /// The families of the mirror.

@@ -115,7 +115,8 @@ fn show(m: &Mirror, a: &Alias, v4: bool) -> Shown {
     let several = !v4 && matches!(m.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
     let hidden = RouteFlags::METRICS.0 | RouteFlags::PREF.0 | RouteFlags::EXPIRES.0;
     let flags = if several { a.flags.0 & !hidden } else { a.flags.0 };
-    let text = format!("type {}{proto} scope {} flags {flags:#x}{rest} {to}", a.kind, a.scope);
+    let mtu = m.nhset_mtu(a.nh);
+    let text = format!("type {}{proto} scope {} flags {flags:#x}{rest} mtu {mtu} {to}", a.kind, a.scope);
     Shown { tos: a.tos, metric: a.metric, text }
 }
 

@@ -42,6 +42,9 @@ impl Mirror {
         self.dirt.links.insert(l.ifindex);
         let Some(old) = old else { return };
         let i = l.ifindex;
+        if (old.mtu, old.mtu6) != (l.mtu, l.mtu6) {
+            self.mtu6_changed();
+        }
         let up = |l: &Link| l.flags & IFF_UP != 0;
         let ready = |l: &Link| up(l) && l.flags & IFF_RUNNING != 0;
         // A device that is put into a VRF or taken out is cycled by the kernel, and its routes go (kernel-facts 8).

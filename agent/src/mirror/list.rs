@@ -234,6 +234,9 @@ pub(super) fn insert6(ctx: &mut Ctx, list: &mut Aliases, c: &Change) -> Outcome 
                 }
                 // Metrics and preference are each sibling's own, and a message shows those of one.
                 n.flags |= list[g].flags;
+                if ctx.sets.mtu(list[g].nh) != ctx.sets.mtu(n.nh) {
+                    n.flags |= RouteFlags::METRICS;
+                }
                 list.remove(g);
                 g
             }
@@ -305,7 +308,7 @@ pub(super) fn delete6(ctx: &mut Ctx, list: &mut Aliases, m: &RouteMsg<V6>) -> Ou
             only.dead = false;
         }
         let lone = left.len() == 1;
-        let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, NhSet::Inline(left));
+        let nh = ctx.sets.intern(crate::netlink::AF_INET6, false, 0, NhSet::Inline(left));
         list.insert(i, Alias { nh, ..a });
         if dormant || lone && (hi - lo > 1 || a.flags != RouteFlags::default()) {
             return Outcome::Ask;

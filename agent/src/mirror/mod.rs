@@ -136,6 +136,7 @@ impl Mirror {
     pub fn shadow(&self) -> Mirror {
         let mut m = Mirror::default();
         m.ctx.faded = self.ctx.faded.clone();
+        m.ctx.sets = self.ctx.sets.memory();
         m
     }
 
@@ -160,6 +161,7 @@ impl Mirror {
     /// What changed since last taken, but for prefixes.
     pub fn take_dirt(&mut self) -> Dirt {
         let mut d = std::mem::take(&mut self.dirt);
+        self.ctx.mtus_settle();
         (d.sets, d.sets_gone) = self.ctx.sets.drain();
         if self.r4.wanted {
             d.wanted.insert(DumpKind::Route4);
@@ -299,7 +301,7 @@ impl Mirror {
     pub fn objects_after(&self, id: u32) -> impl Iterator<Item = &Object> {
         self.ctx.objects.after(id)
     }
-    /// The next-hop sets of routes that lead to that object by itself, IPv4's and IPv6's.
+    /// The next-hop sets of routes that lead to that object by itself, of either family and of any MTU.
     pub fn nhsets_of(&self, object: u32) -> impl Iterator<Item = NhRef> + '_ {
         self.ctx.sets.of_object(object)
     }
@@ -326,6 +328,22 @@ impl Mirror {
     /// Whether the kernel has removed the routes that lead there without a word.
     pub fn nhset_dead(&self, nh: NhRef) -> bool {
         self.ctx.sets.dead(nh)
+    }
+    /// MTU in bytes of the routes that lead there (`RTAX_MTU`), 0 for none.
+    pub fn nhset_mtu(&self, nh: NhRef) -> u16 {
+        self.ctx.sets.mtu(nh)
+    }
+    /// MTU in bytes that the kernel holds packets to that go by that set, 0 for none; `None` where routes of one next-hop object have
+    /// several, and the kernel applies whichever it came by first.
+    pub fn nhset_shared_mtu(&self, nh: NhRef) -> Option<u16> {
+        self.ctx.shared_mtu(nh)
+    }
+    /// The IPv6 MTU of a device is another: the kernel changes those of routes along with it, unannounced (`fib6_nh_mtu_change`).
+    pub fn mtu6_changed(&mut self) {
+        if self.ctx.sets.any_limited6() {
+            // Links first: their dump waits until the change is over, which a dump of routes may overtake.
+            self.dirt.wanted.extend([DumpKind::Link, DumpKind::Route6]);
+        }
     }
     /// How many routes lead there.
     pub fn nhset_users(&self, nh: NhRef) -> u32 {

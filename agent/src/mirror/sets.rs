@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::types::{Hop, NhRef, NhSet};
 use crate::arena::{Chunks, Fixed};
 use crate::index::Index;
-use crate::netlink::AF_INET;
+use crate::netlink::{AF_INET, AF_INET6};
 
 /// What became of a device, as far as next hops on it are concerned, in one family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,9 +28,14 @@ pub(super) enum Fate {
     Gone,
 }
 
+/// In place of an MTU: the routes of that object have metrics that are not understood.
+pub(super) const ODD: u16 = u16::MAX;
+
 struct Entry {
     set: NhSet,
     family: u8,
+    /// MTU in bytes of the routes that have it, 0 for none: routes with another have another set.
+    mtu: u16,
     /// Of routes of host scope: these survive admin-down.
     host: bool,
     dead: bool,
@@ -40,13 +45,13 @@ struct Entry {
 
 impl Entry {
     fn hash(&self) -> u64 {
-        hash(self.family, self.host, &self.set)
+        hash(self.family, self.host, self.mtu, &self.set)
     }
 }
 
-fn hash(family: u8, host: bool, set: &NhSet) -> u64 {
+fn hash(family: u8, host: bool, mtu: u16, set: &NhSet) -> u64 {
     let mut h = Fixed.build_hasher();
-    (u16::from(family) << 8 | u16::from(host)).hash(&mut h);
+    (u32::from(mtu) << 16 | u32::from(family) << 8 | u32::from(host)).hash(&mut h);
     match set {
         NhSet::Inline(hops) => {
             for hop in hops {
@@ -74,6 +79,14 @@ pub(super) struct Sets {
     /// IPv4's of several members, by the gateways of these: `fib_multipath_use_neigh` chooses by them. A gateway never leaves
     /// such a set.
     by_gateway: BTreeMap<(u32, IpAddr), BTreeSet<u32>>,
+    /// IPv6's with an MTU.
+    limited6: BTreeSet<u32>,
+    /// Whether routes of any object ever had an MTU: most of what follows is idle until then.
+    any_mtus: bool,
+    /// The MTUs that IPv6 routes of an object ever had: what the kernel made of them outlives them.
+    mtus6: BTreeMap<u32, BTreeSet<u16>>,
+    /// Objects whose routes' MTUs have changed since last taken.
+    mtus_changed: BTreeSet<u32>,
     /// Changed, or without users, since last drained.
     pub dirty: BTreeSet<NhRef>,
 }
@@ -82,17 +95,20 @@ static NONE: LazyLock<NhSet> = LazyLock::new(|| NhSet::Inline(SmallVec::new()));
 
 impl Sets {
     /// The set with that content, made if missing. It has no user by that.
-    pub fn intern(&mut self, family: u8, host: bool, set: NhSet) -> NhRef {
-        let h = hash(family, host, &set);
+    pub fn intern(&mut self, family: u8, host: bool, mtu: u16, set: NhSet) -> NhRef {
+        let h = hash(family, host, mtu, &set);
         let entries = &self.entries;
         let is = |i| {
             let e = entries.at(i);
-            e.family == family && e.host == host && e.set == set
+            e.family == family && e.host == host && e.mtu == mtu && e.set == set
         };
         if let Some(i) = self.index.find(h, is) {
             return NhRef(i);
         }
-        let i = self.entries.put(Entry { set, family, host, dead: false, used: true, users: 0 });
+        let i = self.entries.put(Entry { set, family, mtu, host, dead: false, used: true, users: 0 });
+        if family == AF_INET6 && mtu != 0 {
+            self.limited6.insert(i);
+        }
         self.insert_index(h, i);
         let entries = &self.entries;
         match &entries.at(i).set {
@@ -106,6 +122,10 @@ impl Sets {
             }
             NhSet::Object(id) => {
                 self.by_object.entry(*id).or_default().insert(i);
+                self.any_mtus |= mtu != 0;
+                if family == AF_INET6 && self.mtus6.entry(*id).or_default().insert(mtu) {
+                    self.mtus_changed.insert(*id);
+                }
             }
         }
         self.dirty.insert(NhRef(i));
@@ -125,6 +145,42 @@ impl Sets {
     pub fn get(&self, nh: NhRef) -> &NhSet {
         self.entries.get(nh.0).map_or(&*NONE, |e| &e.set)
     }
+    /// MTU in bytes of the routes that have it, 0 for none.
+    pub fn mtu(&self, nh: NhRef) -> u16 {
+        self.entries.get(nh.0).map_or(0, |e| e.mtu)
+    }
+    /// The MTUs that matter to what the kernel makes of an object's routes; more than once if it pleases.
+    pub fn mtus_of(&self, family: u8, id: u32) -> impl Iterator<Item = u16> + '_ {
+        // A change of any IPv4 route ends what the kernel keeps.
+        let now = self.by_object.get(&id).into_iter().flatten().map(|i| self.entries.at(*i));
+        let now = now.filter(move |e| family == AF_INET && e.family == family && e.users > 0 && !e.dead).map(|e| e.mtu);
+        now.chain(self.mtus6.get(&id).filter(|_| family == AF_INET6).into_iter().flatten().copied())
+    }
+    /// Whether routes of any object ever had an MTU.
+    pub fn any_mtus(&self) -> bool {
+        self.any_mtus
+    }
+    /// The object is another, or a group of others.
+    pub fn mtus_changed(&mut self, id: u32) {
+        self.mtus_changed.insert(id);
+    }
+    /// Objects whose routes' MTUs may have changed since last asked.
+    pub fn take_mtus_changed(&mut self) -> BTreeSet<u32> {
+        let all = std::mem::take(&mut self.mtus_changed);
+        if self.any_mtus { all } else { BTreeSet::new() }
+    }
+    /// The object is gone, and with it what the kernel kept.
+    pub fn forget_mtus(&mut self, id: u32) {
+        self.mtus6.remove(&id);
+    }
+    /// What is known of MTUs that no dump shows.
+    pub fn memory(&self) -> Sets {
+        Sets { any_mtus: self.any_mtus, mtus6: self.mtus6.clone(), ..Sets::default() }
+    }
+    /// Whether there are IPv6 routes with an MTU of their own.
+    pub fn any_limited6(&self) -> bool {
+        !self.limited6.is_empty()
+    }
     pub fn users(&self, nh: NhRef) -> u32 {
         self.entries.get(nh.0).map_or(0, |e| e.users)
     }
@@ -135,6 +191,11 @@ impl Sets {
     pub fn hold(&mut self, nh: NhRef) {
         if let Some(e) = self.entries.get_mut(nh.0) {
             e.users += 1;
+            if e.users == 1
+                && let NhSet::Object(id) = e.set
+            {
+                self.mtus_changed.insert(id);
+            }
         }
     }
     pub fn release(&mut self, nh: NhRef) {
@@ -142,6 +203,9 @@ impl Sets {
             e.users = e.users.saturating_sub(1);
             if e.users == 0 {
                 self.dirty.insert(nh);
+                if let NhSet::Object(id) = e.set {
+                    self.mtus_changed.insert(id);
+                }
             }
         }
     }
@@ -170,6 +234,7 @@ impl Sets {
             if !e.dead {
                 self.remove_index(i);
             }
+            self.limited6.remove(&i);
             let e = self.entries.at_mut(i);
             e.used = false;
             e.dead = true;
@@ -263,7 +328,7 @@ impl Sets {
         self.dirty.extend(self.by_gateway.get(&(ifindex, a)).into_iter().flatten().map(|i| NhRef(*i)));
     }
 
-    /// The sets that are that object, one for each family.
+    /// The sets that are that object: one for each family and MTU.
     pub fn of_object(&self, id: u32) -> impl Iterator<Item = NhRef> + '_ {
         self.by_object.get(&id).into_iter().flatten().map(|i| NhRef(*i))
     }

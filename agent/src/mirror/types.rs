@@ -204,7 +204,7 @@ pub enum NhSet {
 bitflags_lite! {
     /// What about a route, besides its next hops, matters to whether hardware can carry it.
     RouteFlags: u16 {
-        /// `RTA_METRICS` has a metric that changes forwarding (`RTAX_MTU`, or any that we do not know to be harmless).
+        /// `RTA_METRICS` has a metric that changes forwarding otherwise than an MTU does, or is not known to be harmless.
         METRICS = 1,
         /// `RTA_EXPIRES`, or `RTF_EXPIRES`.
         EXPIRES = 2,

@@ -62,6 +62,8 @@ pub struct RouteMsg<F: Family> {
     pub scope: u8,
     /// What else matters.
     pub flags: RouteFlags,
+    /// `RTAX_MTU` in bytes, where it holds for every packet of the route; 0 for none.
+    pub mtu: u16,
     /// `RTA_NH_ID`, 0 for none.
     pub object: u32,
     /// Inline next hops; of no meaning where `object` is given.
@@ -130,21 +132,37 @@ impl Seen<'_> {
     }
 }
 
-/// `RTA_METRICS`: only the MTU changes what is forwarded, the others are for connections of this machine; what is newer
-/// than we are is taken to matter.
-fn metrics(a: &Attr<'_>, seen: &mut Seen<'_>) -> Result<(), Malformed> {
-    for m in a.nested() {
-        // RTAX_MTU = 2, RTAX_MAX = 17 (linux/rtnetlink.h).
-        match m?.kind {
-            2 => seen.flags |= RouteFlags::METRICS,
-            k @ 18.. => {
-                seen.flags |= RouteFlags::METRICS;
+/// What of `RTA_METRICS` (`RTAX_*`, `linux/rtnetlink.h`) changes what is forwarded: the MTU. The others are for connections of this
+/// machine; what is newer than we are is taken to matter.
+#[derive(Default)]
+struct Metrics {
+    /// `RTAX_MTU`, 0 for none.
+    mtu: u32,
+    /// `RTAX_LOCK` has the MTU's bit.
+    locked: bool,
+    /// Something that is not known to be harmless.
+    odd: bool,
+}
+
+fn metrics(a: &Attr<'_>, seen: &mut Seen<'_>) -> Result<Metrics, Malformed> {
+    /// `RTAX_FEATURE_*`: ECN, SACK, TIMESTAMP, TCP_USEC_TS. Not ALLFRAG (8), by which older kernels fragment what they forward.
+    const HARMLESS: u32 = 1 | 2 | 4 | 16;
+    let mut m = Metrics::default();
+    for a in a.nested() {
+        let a = a?;
+        match a.kind {
+            1 => m.locked = a.u32()? & 1 << 2 != 0,
+            2 => m.mtu = a.u32()?,
+            12 => m.odd |= a.u32()? & !HARMLESS != 0,
+            // RTAX_WINDOW to RTAX_REORDERING, RTAX_HOPLIMIT, RTAX_INITCWND, RTAX_RTO_MIN to RTAX_FASTOPEN_NO_COOKIE.
+            3..=11 | 13..=17 => {}
+            k => {
+                m.odd = true;
                 seen.unknown.add(Unknown::new(Of::Metric, k));
             }
-            _ => {}
         }
     }
-    Ok(())
+    Ok(m)
 }
 
 /// Table and destination of a route message, at a glance: a guess, for which only messages in the kernel's own order of
@@ -188,6 +206,7 @@ pub fn decode<F: Family>(body: &[u8], unknown: &mut Unknowns) -> Result<Option<R
         proto,
         scope,
         flags: RouteFlags::default(),
+        mtu: 0,
         object: 0,
         hops: SmallVec::new(),
         multipath: false,
@@ -200,6 +219,7 @@ pub fn decode<F: Family>(body: &[u8], unknown: &mut Unknowns) -> Result<Option<R
     let mut dst = None;
     let mut src = None;
     let mut single = hop(0, rtm_flags, 1);
+    let mut limits = Metrics::default();
     for a in attrs {
         let a = a?;
         match a.kind {
@@ -215,7 +235,7 @@ pub fn decode<F: Family>(body: &[u8], unknown: &mut Unknowns) -> Result<Option<R
                 }
             }
             8 => {
-                metrics(&a, &mut seen)?;
+                limits = metrics(&a, &mut seen)?;
                 if F::BITS == 32 {
                     r.rest.get_or_insert_default().metrics = SmallVec::from_slice(a.data);
                 }
@@ -265,9 +285,61 @@ pub fn decode<F: Family>(body: &[u8], unknown: &mut Unknowns) -> Result<Option<R
         // A lone next hop has no share; the kernel shows its old one again when a sibling comes back.
         only.hop.weight = 1;
     }
+    r.mtu = u16::try_from(limits.mtu).unwrap_or(0);
+    // A locked MTU has IPv4 heed path MTUs, which routes of one object share whether they lock theirs or not; one without a
+    // value is a rule of its own (`ip_dst_mtu_maybe_forward`). To what IPv6 forwards the lock makes no difference.
+    let lock = F::BITS == 32 && limits.locked && (r.object != 0 || r.mtu == 0);
+    // Metrics are each IPv6 sibling's own, and only those of one are shown.
+    let several = F::BITS == 128 && r.hops.len() > 1 && r.mtu != 0;
+    if limits.odd || lock || several || u32::from(r.mtu) != limits.mtu {
+        seen.flags |= RouteFlags::METRICS;
+        r.mtu = 0;
+    }
     if r.object != 0 && kind == RTN_BLACKHOLE {
         seen.flags |= RouteFlags::VEILED;
     }
     r.flags = seen.flags;
     Ok(Some(r))
+}
+
+#[cfg(test)]
+mod tests {
+    use hal::{V4, V6};
+
+    use super::*;
+    use crate::netlink::build::{Builder, push_attr};
+
+    /// Flags and MTU of a route with these metrics.
+    fn decoded<F: Family>(object: bool, metrics: &[(u16, u32)]) -> (RouteFlags, u16) {
+        let mut m = Vec::new();
+        metrics.iter().for_each(|(k, v)| push_attr(&mut m, *k, &v.to_ne_bytes()));
+        let b = Builder::new(24, 0, &[F::AF, 0, 0, 0, 254, 4, 0, 1, 0, 0, 0, 0]).attr(8, &m);
+        let b = if object { b.u32(30, 7) } else { b.u32(4, 3) };
+        let r = decode::<F>(&b.done()[16..], &mut Unknowns::default()).unwrap().unwrap();
+        (r.flags, r.mtu)
+    }
+
+    #[test]
+    fn metrics_that_matter() {
+        let (fine, odd) = (RouteFlags::default(), RouteFlags::METRICS);
+        assert_eq!(decoded::<V4>(false, &[(2, 1400), (8, 500), (17, 1)]), (fine, 1400));
+        assert_eq!(decoded::<V4>(true, &[(2, 1400)]), (fine, 1400));
+        for harmless in (3..=11).chain(13..=17) {
+            assert_eq!(decoded::<V6>(false, &[(harmless, u32::MAX)]), (fine, 0), "{harmless}");
+        }
+        // Features: ECN and the like, and the one by which older kernels fragment everything.
+        assert_eq!(decoded::<V6>(false, &[(12, 1 | 2 | 4 | 16)]), (fine, 0));
+        assert_eq!(decoded::<V6>(false, &[(12, 8), (2, 1400)]), (odd, 0));
+        for unknown in [0, 18, 99] {
+            assert_eq!(decoded::<V4>(false, &[(unknown, 0)]), (odd, 0), "{unknown}");
+        }
+        assert_eq!(decoded::<V4>(false, &[(2, 70_000)]), (odd, 0));
+        // A lock: of the MTU, and of others.
+        assert_eq!(decoded::<V4>(false, &[(1, 4), (2, 1400)]), (fine, 1400));
+        assert_eq!(decoded::<V4>(true, &[(1, 4), (2, 1400)]), (odd, 0));
+        assert_eq!(decoded::<V4>(false, &[(1, 4)]), (odd, 0));
+        assert_eq!(decoded::<V4>(false, &[(1, !4)]), (fine, 0));
+        assert_eq!(decoded::<V6>(true, &[(1, 4), (2, 1400)]), (fine, 1400));
+        assert_eq!(decoded::<V6>(false, &[(1, 4)]), (fine, 0));
+    }
 }

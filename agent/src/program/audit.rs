@@ -126,7 +126,9 @@ impl Program {
             e.members.iter().map(content).collect::<Vec<_>>()
         });
         let same = is.as_ref().is_some_and(|is| {
-            is.len() == want.len() && is.iter().zip(&want).all(|(is, want)| is.as_ref() == Some(want))
+            acked.is_some_and(|e| e.mtu == spec.mtu)
+                && is.len() == want.len()
+                && is.iter().zip(&want).all(|(is, want)| is.as_ref() == Some(want))
         });
         if same {
             return Ok(());

@@ -145,7 +145,7 @@ fn closed(e: &RifEntry) -> Option<RifEntry> {
 fn named(spec: &GroupSpec, ids: &mut Ids, rif: &Small<table::Rif>) -> GroupEntry {
     let mut member =
         |m: &MemberSpec| Member { nexthop: ids.nexthop(m.object, &placed(m.to.clone(), rif)), weight: m.weight };
-    GroupEntry { members: spec.members.iter().map(&mut member).collect() }
+    GroupEntry { members: spec.members.iter().map(&mut member).collect(), mtu: spec.mtu }
 }
 
 /// A next hop, or a trap if it is on an interface that found no room.

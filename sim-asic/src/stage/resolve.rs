@@ -26,6 +26,8 @@ pub(super) struct Way {
     leaf: u32,
     /// Where it leads to, if it is one adjacency for all packets; looked up when a route comes a second time.
     to: Option<Adjacency>,
+    /// Bytes of the longest packet that the route allows.
+    mtu: u32,
 }
 
 /// An adjacency with the interface that it is on.
@@ -48,16 +50,17 @@ pub(super) fn resolve(
     match hop {
         Hop::Trap(c) => trap(c, note),
         Hop::Drop(d) => dropped(d, note),
-        Hop::Connected(rif) => connected(t, h, rif, frame, note),
+        Hop::Connected(rif) => connected(t, h, (rif, u32::MAX), frame, note),
         Hop::Group(g) => {
             let again = way.leaf == leaf.0;
             if let Some(a) = &way.to
                 && again
             {
-                return out(t, h, a, TrapClass::Unresolved, note);
+                return out(t, h, (a, way.mtu), TrapClass::Unresolved, note);
             }
-            *way = Way { leaf: leaf.0, to: None };
-            let (next, only) = match t.groups.get(g) {
+            let (choice, mtu) = t.groups.get(g);
+            *way = Way { leaf: leaf.0, to: None, mtu };
+            let (next, only) = match choice {
                 Choice::Absent => return trap(TrapClass::Dangling, note),
                 Choice::Empty => return trap(TrapClass::Punt, note),
                 Choice::One(next) => (next, true),
@@ -73,12 +76,12 @@ pub(super) fn resolve(
                 Next::Absent => return trap(TrapClass::Dangling, note),
                 Next::Trap(c) => return trap(c, note),
                 Next::Drop(d) => return dropped(d, note),
-                Next::Connected(rif) => return connected(t, h, rif, frame, note),
+                Next::Connected(rif) => return connected(t, h, (rif, mtu), frame, note),
                 Next::Neigh4(slot) => (&t.neigh4, slot),
                 Next::Neigh6(slot) => (&t.neigh6, slot),
             };
             let Some(a) = adjacency(t, neighs, slot) else { return trap(TrapClass::Dangling, note) };
-            let out = out(t, h, &a, TrapClass::Unresolved, note)?;
+            let out = out(t, h, (&a, mtu), TrapClass::Unresolved, note)?;
             neighs.hit(slot);
             if again && only {
                 way.to = Some(a);
@@ -90,7 +93,7 @@ pub(super) fn resolve(
 
 /// To the packet's own destination on an interface.
 #[inline(always)]
-fn connected(t: &Tables, h: &Head, rif: u32, frame: &[u8], note: &mut impl Note) -> Result<Out, Verdict> {
+fn connected(t: &Tables, h: &Head, (rif, mtu): (u32, u32), frame: &[u8], note: &mut impl Note) -> Result<Out, Verdict> {
     let (neighs, addr) = match h.family {
         Family::V4 => (&t.neigh4, u128::from(h.dst4)),
         Family::V6 => (&t.neigh6, dst6(frame)),
@@ -100,7 +103,7 @@ fn connected(t: &Tables, h: &Head, rif: u32, frame: &[u8], note: &mut impl Note)
     }
     let Some(slot) = neighs.find(rif, addr) else { return trap(TrapClass::Glean, note) };
     let Some(a) = adjacency(t, neighs, slot) else { return trap(TrapClass::Dangling, note) };
-    let out = out(t, h, &a, TrapClass::Glean, note)?;
+    let out = out(t, h, (&a, mtu), TrapClass::Glean, note)?;
     neighs.hit(slot);
     Ok(out)
 }
@@ -111,9 +114,15 @@ fn adjacency(t: &Tables, neighs: &Neighs, slot: u32) -> Option<Adjacency> {
     Some(Adjacency { index, rif: t.egress(index)?, mac: neighs.mac(slot) })
 }
 
-/// Through an adjacency; without a MAC it is trapped as `missing`.
+/// Through an adjacency, with the bytes that the route allows; without a MAC it is trapped as `missing`.
 #[inline(always)]
-fn out(t: &Tables, h: &Head, a: &Adjacency, missing: TrapClass, note: &mut impl Note) -> Result<Out, Verdict> {
+fn out(
+    t: &Tables,
+    h: &Head,
+    (a, most): (&Adjacency, u32),
+    missing: TrapClass,
+    note: &mut impl Note,
+) -> Result<Out, Verdict> {
     note.note(|| Raw::Adjacency { rif: a.index, mac: a.mac });
     let Some(mac) = a.mac else { return trap(missing, note) };
     if !a.rif.open() {
@@ -123,7 +132,7 @@ fn out(t: &Tables, h: &Head, a: &Adjacency, missing: TrapClass, note: &mut impl 
         return trap(TrapClass::SameInterface, note);
     }
     let mtu = if h.family == Family::V4 { a.rif.mtu4() } else { a.rif.mtu6() };
-    if h.len > mtu {
+    if h.len > mtu.min(most) {
         return trap(TrapClass::Mtu, note);
     }
     if !t.link(a.rif.port()) {
@@ -141,7 +150,7 @@ pub(super) fn unicast(t: &Tables, group: u32, wanted: impl Fn(u32) -> bool) -> b
         Next::Connected(rif) => wanted(rif),
         Next::Absent | Next::Trap(_) | Next::Drop(_) => false,
     };
-    match t.groups.get(group) {
+    match t.groups.get(group).0 {
         Choice::Absent | Choice::Empty => false,
         Choice::One(next) => through(next),
         Choice::Several { at, len } => (0..len as usize).any(|i| through(t.groups.next(at, i))),

@@ -119,7 +119,7 @@ impl Bench {
     }
     fn group(&mut self, id: u32, members: &[(u32, u32)]) {
         let members = members.iter().map(|&(n, weight)| Member { nexthop: NextHopId(n), weight }).collect();
-        self.set(Record::Group(GroupId(id), GroupEntry { members }));
+        self.set(Record::Group(GroupId(id), GroupEntry { members, mtu: 0 }));
     }
     /// Verdict on a frame that came in by port 0; checks that pipeline and trace agree, and that only what is forwarded changes.
     fn run(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
@@ -245,6 +245,32 @@ fn a_packet_is_forwarded_rewritten_and_trimmed() {
         "{steps:?}"
     );
     assert!(steps.contains(&crate::trace::Step::NextHop { id: Some(NextHopId(1)) }), "{steps:?}");
+}
+
+/// A route's own MTU holds beside the interface's, for gateways, groups and what is connected.
+#[test]
+fn the_mtu_of_a_route() {
+    let mut b = Bench::new();
+    b.set(Record::NextHop(NextHopId(70), NextHopEntry::Connected(RifId(101))));
+    for (id, nexthops, mtu) in
+        [(70u32, vec![1u32], 600), (71, vec![1, 1], 600), (72, vec![70], 600), (73, vec![1], 9000)]
+    {
+        let members = nexthops.iter().map(|n| Member { nexthop: NextHopId(*n), weight: 1 }).collect();
+        b.set(Record::Group(GroupId(id), GroupEntry { members, mtu }));
+    }
+    for (group, longest) in [(70, 600), (71, 600), (72, 600), (73, 1500)] {
+        let dst = if group == 72 { "10.0.1.2" } else { "10.77.0.1" };
+        b.set(route4(&format!("{dst}/32"), Fwd::Group(GroupId(group))));
+        // The later ones of a batch by the way that the first two have opened.
+        let lengths = [longest - 1, longest, longest, longest + 1, longest];
+        let mut frames = lengths.map(|len| frame4("10.0.0.2", dst, 17, 64, &vec![0; len - 20]));
+        let mut batch =
+            frames.each_mut().map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) });
+        b.pipe.run(&mut batch);
+        let fits = batch.map(|p| matches!(p.verdict, Verdict::Forward { .. }));
+        assert_eq!(fits, [true, true, true, false, true], "{group}");
+        assert_eq!(b.class(&frame4("10.0.0.2", dst, 17, 64, &vec![0; longest - 19])), TrapClass::Mtu, "{group}");
+    }
 }
 
 #[test]
@@ -704,7 +730,7 @@ fn tables_change_under_running_pipelines() {
 fn a_group_that_does_not_fit_is_refused() {
     let mut b = Bench::new();
     let members = (0..65).map(|_| Member { nexthop: NextHopId(1), weight: 1 }).collect();
-    let op = Op::Set(Record::Group(GroupId(7), GroupEntry { members }));
+    let op = Op::Set(Record::Group(GroupId(7), GroupEntry { members, mtu: 0 }));
     assert!(matches!(b.chip.apply(&op), Err(Reason::Unsupported(_))));
 }
 

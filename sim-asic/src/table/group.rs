@@ -74,16 +74,19 @@ pub(crate) struct Groups {
 
 const KIND: u64 = 62;
 const HALF: u64 = 61;
+/// 16 bits: how much less than 65,535 bytes a packet may have, which no interface's MTU exceeds.
+const MTU: u64 = 32;
 
 impl Groups {
     pub(crate) fn new(indices: u32, members: u32) -> Self {
         let stride = members as usize;
         Groups { words: Words64::new(indices as usize), members: Words32::new(indices as usize * 4 * stride), stride }
     }
+    /// What it holds, and the bytes of the longest packet that may go by it.
     #[inline(always)]
-    pub(crate) fn get(&self, group: u32) -> Choice {
+    pub(crate) fn get(&self, group: u32) -> (Choice, u32) {
         let w = self.words.get(group as usize);
-        match w >> KIND {
+        let choice = match w >> KIND {
             0 => Choice::Absent,
             1 => Choice::Empty,
             2 => Choice::One(w as u32),
@@ -91,7 +94,8 @@ impl Groups {
                 let half = (w >> HALF & 1) as usize;
                 Choice::Several { at: self.range(group, half), len: w as u32 }
             }
-        }
+        };
+        (choice, !(w >> MTU) as u16 as u32)
     }
     fn range(&self, group: u32, half: usize) -> usize {
         (group as usize * 2 + half) * 2 * self.stride
@@ -127,9 +131,10 @@ impl Groups {
     fn half(&self, group: u32) -> u64 {
         self.words.get(group as usize) >> HALF & 1
     }
-    /// Set it to next hops with their weights, none of them 0; at most as many as it has room for.
-    pub(crate) fn set(&self, group: u32, members: &[(u32, u32)], epochs: &Epochs) {
+    /// Set it to next hops with their weights, none of them 0; at most as many as it has room for. `mtu` is 0 for none.
+    pub(crate) fn set(&self, group: u32, members: &[(u32, u32)], mtu: u16, epochs: &Epochs) {
         let half = self.half(group);
+        let less = u64::from(if mtu == 0 { 0 } else { !mtu }) << MTU;
         let word = match members {
             [] => 1 << KIND | half << HALF,
             [(one, _)] => 2 << KIND | half << HALF | u64::from(*one),
@@ -146,7 +151,7 @@ impl Groups {
                 3 << KIND | other << HALF | members.len() as u64
             }
         };
-        self.words.set(group as usize, word);
+        self.words.set(group as usize, word | less);
     }
 }
 
@@ -190,8 +195,8 @@ mod tests {
         ] {
             let (e, g) = (Epochs::default(), Groups::new(1, 8));
             let members: Vec<(u32, u32)> = weights.iter().zip(10..).map(|(w, n)| (n, *w)).collect();
-            g.set(0, &members, &e);
-            let Choice::Several { at, len } = g.get(0) else { panic!() };
+            g.set(0, &members, 0, &e);
+            let Choice::Several { at, len } = g.get(0).0 else { panic!() };
             for (hash, member) in hashes {
                 let m = g.member(at, len, *hash);
                 assert_eq!((m, g.next(at, m)), (*member, 10 + *member as u32), "{weights:?} {hash:#x}");
@@ -203,18 +208,18 @@ mod tests {
     fn a_change_is_one_word() {
         let e = Epochs::default();
         let g = Groups::new(4, 8);
-        assert_eq!(g.get(2), Choice::Absent);
-        g.set(2, &[(5, 9)], &e);
-        assert_eq!(g.get(2), Choice::One(5));
+        assert_eq!(g.get(2).0, Choice::Absent);
+        g.set(2, &[(5, 9)], 1400, &e);
+        assert_eq!(g.get(2), (Choice::One(5), 1400));
         for list in [&[1, 2, 3][..], &[4, 5], &[6; 8]] {
             let members: Vec<(u32, u32)> = list.iter().map(|n| (*n, 1)).collect();
-            g.set(2, &members, &e);
-            let Choice::Several { at, len } = g.get(2) else { panic!() };
+            g.set(2, &members, 0, &e);
+            let Choice::Several { at, len } = g.get(2).0 else { panic!() };
             assert_eq!((0..len as usize).map(|i| g.next(at, i)).collect::<Vec<_>>(), list);
         }
-        g.set(2, &[], &e);
-        assert_eq!(g.get(2), Choice::Empty);
+        g.set(2, &[], 0, &e);
+        assert_eq!(g.get(2), (Choice::Empty, 65535));
         g.clear(2);
-        assert_eq!((g.get(2), g.get(99)), (Choice::Absent, Choice::Absent));
+        assert_eq!((g.get(2).0, g.get(99).0), (Choice::Absent, Choice::Absent));
     }
 }

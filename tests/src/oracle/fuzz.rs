@@ -216,8 +216,18 @@ impl Gen {
         if self.r.chance(3) && !six {
             tail += " tos 0x10";
         }
-        if self.r.chance(3) {
-            tail += " mtu 1000";
+        if self.r.chance(6) {
+            // Where the kernel would send by it what is longer than the device takes, worlds differ in what the device is.
+            tail += match six {
+                true => self.r.pick(&[" mtu 576", " mtu 1280", " mtu 1400", " mtu lock 1280"]),
+                false => self.r.pick(&[" mtu 576", " mtu lock 576"]),
+            };
+        }
+        if self.r.chance(2) {
+            tail += self.r.pick(&[" advmss 500", " hoplimit 3", " initcwnd 3 window 1000", " features ecn"]);
+        }
+        if self.r.chance(3) && six {
+            tail += self.r.pick(&[" pref low", " pref high"]);
         }
         if self.r.chance(4) {
             tail += self.r.pick(&[" table 255", " table 100", " table 253"]);
@@ -410,7 +420,11 @@ impl Gen {
                 ),
             },
             99 if self.v6 && self.r.chance(30) => format!("ip -6 route replace {} nhid 3", self.r.pick(PREFIXES6)),
-            99 => format!("ip route replace {} nhid {}", self.r.pick(PREFIXES4), self.r.pick(&["1", "2", "10"])),
+            99 => {
+                // Not for IPv6, where a processor's cache would decide.
+                let mtu = self.r.pick(&["", "", " mtu 576"]);
+                format!("ip route replace {} nhid {}{mtu}", self.r.pick(PREFIXES4), self.r.pick(&["1", "2", "10"]))
+            }
             _ => self.route(),
         }
     }
