@@ -53,6 +53,7 @@ pub const FEATURES: &[Feature] = &[
     row("vlan-filtering", "bridges that filter VLANs", &["ip link add name probe type bridge vlan_filtering 1"]),
     row("vrf", "VRFs", &["ip link add name probe type vrf table 10"]),
     row("vxlan", "VXLAN", &["ip link add name probe type vxlan id 5 dstport 4789"]),
+    Feature { machine: false, ..row("nft-ip", "nftables of the family ip", &["nft add table ip t"]) },
     Feature { machine: false, ..row("nft-inet", "nftables of the family inet", &["nft add table inet t"]) },
     Feature { machine: false, ..row("nft-netdev", "nftables of the family netdev", &["nft add table netdev t"]) },
 ];

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
+use virga_tests::kernel::need_kernel;
 use virga_tests::traffic::{ping, ping_all, poke, tcp};
 use virga_tests::{Host, LIMIT, World, check, ip, need, net, on, run, settle, sysctl, wait_for, world, world_with};
 
@@ -361,6 +362,7 @@ fn ip_forward_off_stops_at_once() -> Result<()> {
 
 fn forward_chain_closes_the_gate() -> Result<()> {
     need("nft", "nftables")?;
+    need_kernel("nft-ip")?;
     let w = world()?;
     let (h1, h2) = (w.host(1), w.host(2));
     first_exchange(&w, h1, h2)?;
@@ -381,6 +383,7 @@ fn forward_chain_closes_the_gate() -> Result<()> {
 
 fn a_firewall_can_be_passed_over_by_configuration() -> Result<()> {
     need("nft", "nftables")?;
+    need_kernel("nft-ip")?;
     std::fs::create_dir_all("/run/virga")?;
     let file = "/run/virga/policy.toml";
     std::fs::write(file, "[agent]\npolicy.firewall = \"ignore\"\n")?;

@@ -120,21 +120,34 @@ impl<'a> Candidate<'a> {
     }
 }
 
+/// Whether the kernel chooses among members by their neighbours.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Looks {
+    No,
+    /// Where no good one follows, it takes the first good one.
+    Wrapping,
+    /// It looks at those that follow only.
+    Ahead,
+}
+
 /// What the group of that set should hold.
 pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
-    let (all, looks): (SmallVec<[Candidate<'_>; 2]>, bool) = match f.mirror.nhset(nh) {
+    let (all, looks): (SmallVec<[Candidate<'_>; 2]>, Looks) = match f.mirror.nhset(nh) {
         // Its routes are gone in the kernel, whatever has that number now; they are being swept.
         NhSet::Object(_) if f.mirror.nhset_dead(nh) => return GroupSpec::trap(Why::NoMember),
         NhSet::Object(id) => match f.mirror.object(*id).map(|o| &o.to) {
             Some(ObjectTo::Other(_)) => return GroupSpec::trap(Why::Resilient(*id)),
             Some(ObjectTo::Group(members)) => {
-                (members.iter().map(|(id, weight)| Candidate::object(f, *id, *weight)).collect(), true)
+                let wraps = f.polled.is_some_and(|p| p.groups_wrap());
+                let looks = if wraps { Looks::Wrapping } else { Looks::Ahead };
+                (members.iter().map(|(id, weight)| Candidate::object(f, *id, *weight)).collect(), looks)
             }
-            _ => (smallvec![Candidate::object(f, *id, 1)], false),
+            _ => (smallvec![Candidate::object(f, *id, 1)], Looks::No),
         },
         // The kernel does not use dead members (kernel-facts 4, 7); if none is left the route is gone, or about to be.
         NhSet::Inline(hops) => {
             let looks = !f.mirror.nhset_is_v6(nh) && f.polled.is_some_and(|p| p.use_neigh());
+            let looks = if looks { Looks::Wrapping } else { Looks::No };
             (hops.iter().map(|h| Candidate::inline(f, h)).collect(), looks)
         }
     };
@@ -144,10 +157,10 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
         members: SmallVec::new(),
         why: None,
         gateways: usable.filter_map(|h| Some((h.ifindex, h.via?))).collect(),
-        looks: looks && all.len() > 1,
+        looks: looks != Looks::No && all.len() > 1,
         mtu,
     };
-    let chosen = if spec.looks { choose(f, &all) } else { all.iter().map(|c| c.weight).collect() };
+    let chosen = if spec.looks { choose(f, &all, looks) } else { all.iter().map(|c| c.weight).collect() };
     let divisor = chosen.iter().fold(0, |g, w| gcd(g, *w)).max(1);
     for (c, weight) in all.into_iter().zip(chosen).filter(|(_, w)| *w > 0) {
         let weight = weight / divisor;
@@ -172,7 +185,7 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
 /// The shares of the members where the kernel looks at their neighbours (kernel-facts 30): one whose neighbour it has given up,
 /// or is still asking for, leaves its share to the next that is good, the last ones' to the first that is good, which may
 /// be a dead one. If none is, the first that is alive serves all (`nexthop_select_path_hthr`, `fib_select_multipath`).
-fn choose(f: &Facts<'_>, all: &[Candidate<'_>]) -> SmallVec<[u32; 2]> {
+fn choose(f: &Facts<'_>, all: &[Candidate<'_>], looks: Looks) -> SmallVec<[u32; 2]> {
     let good = |c: &Candidate<'_>| match c.hop {
         // What is not a gateway on a link has no neighbour of its own.
         Some(h) if !narrow(f, h) => h.via.is_none_or(|gw| f.mirror.good(h.ifindex, gw)),
@@ -189,6 +202,13 @@ fn choose(f: &Facts<'_>, all: &[Candidate<'_>]) -> SmallVec<[u32; 2]> {
                 *share = core::mem::take(&mut waiting);
             }
         }
+    }
+    if looks == Looks::Ahead {
+        // It takes the failed one then, which has no adjacency: a trap.
+        for (c, share) in all.iter().zip(&mut shares).rev().take_while(|(c, _)| !good(c)) {
+            *share = c.weight;
+        }
+        return shares;
     }
     let last = first.or_else(|| all.iter().position(|c| c.weight > 0)).unwrap_or(0);
     if let Some(s) = shares.get_mut(last) {

@@ -12,7 +12,7 @@ mod show;
 mod sync;
 mod walk;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::{AnyKey, Nanos, NeighKey, PortEntry, PortId, Prefix, Profile, RifId, V4, V6};
 use serde::{Deserialize, Serialize};
@@ -419,6 +419,14 @@ impl Core {
             }
             if self.polled.as_ref().is_none_or(|old| old.use_neigh() != p.use_neigh()) {
                 self.program.ids.touch_groups();
+            }
+            // Linux 6.1 does not announce it.
+            let unsaid = |r: &PortRef| {
+                let told = self.mirror.netconf6(r.ifindex).map(|c| c.ignore_linkdown);
+                told.zip(p.ignores_linkdown6(&r.name)).is_some_and(|(a, b)| a != b)
+            };
+            if p.ports.iter().any(unsaid) {
+                self.want_dumps(&BTreeSet::from([DumpKind::Netconf]), &BTreeSet::new());
             }
             self.polled = Some(p);
             self.judge();

@@ -213,6 +213,8 @@ struct Lab {
     findings: Vec<Finding>,
     /// Rules beyond the default ones.
     odd_rules: Vec<u8>,
+    /// The kernel's.
+    release: (u32, u32),
     journal: Option<Recorder<Vec<u8>>>,
 }
 
@@ -257,6 +259,7 @@ impl Lab {
             requests: Vec::new(),
             findings: Vec::new(),
             odd_rules: Vec::new(),
+            release: (6, 18),
             journal,
         }
     }
@@ -322,7 +325,13 @@ impl Lab {
             Output::Poll { ports } => {
                 let sysctls = ports.iter().map(|p| (format!("ipv6/conf/{}/mtu", p.name), "1500".into())).collect();
                 let findings = self.findings.clone();
-                self.input(Input::Polled(Box::new(Polled { ports, sysctls, findings, ..Polled::default() })));
+                self.input(Input::Polled(Box::new(Polled {
+                    ports,
+                    sysctls,
+                    findings,
+                    release: self.release,
+                    ..Polled::default()
+                })));
             }
             Output::Chip(m) => self.chip_does(m),
             Output::Reply { id, reply } => drop(self.replies.insert(id, reply)),

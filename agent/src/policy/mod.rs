@@ -50,6 +50,8 @@ pub struct Polled {
     pub findings: Vec<Finding>,
     /// What could not be watched and is taken as absent (BPF attachments in a user namespace), for `status`.
     pub unwatched: Vec<String>,
+    /// Major and minor number of the kernel's release (`uname -r`); zeros where it can't be read.
+    pub release: (u32, u32),
 }
 
 impl Polled {
@@ -86,6 +88,17 @@ impl Polled {
     /// Whether the kernel chooses members of IPv4 multipath routes by the state of their neighbours (`fib_multipath_use_neigh`).
     pub fn use_neigh(&self) -> bool {
         self.number("ipv4/fib_multipath_use_neigh").is_some_and(|n| n != 0)
+    }
+
+    /// `ignore_routes_with_linkdown` of an interface for IPv6, without that of `all`.
+    pub fn ignores_linkdown6(&self, name: &str) -> Option<bool> {
+        Some(self.number(&format!("ipv6/conf/{name}/ignore_routes_with_linkdown"))? != 0)
+    }
+
+    /// Whether a group of next-hop objects turns to its first good member where a failed one has no good one behind it. Before Linux 6.6 it
+    /// took the failed one (`nexthop_select_path_hthr`).
+    pub fn groups_wrap(&self) -> bool {
+        self.release >= (6, 6)
     }
 
     /// `fib_multipath_hash_policy`; 0 where the kernel lacks it (no multipath).

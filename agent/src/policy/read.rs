@@ -58,6 +58,13 @@ pub struct Reader {
     exceptions: Option<(Instant, Vec<Finding>)>,
     /// Whether this is a user namespace other than the first one.
     nested: bool,
+    release: (u32, u32),
+}
+
+/// Major and minor number of a kernel's release.
+fn release(of: &str) -> Option<(u32, u32)> {
+    let mut parts = of.split(|c: char| !c.is_ascii_digit());
+    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
 /// A protocol or feature that this kernel does not have.
@@ -98,12 +105,13 @@ impl Reader {
             rules: None,
             exceptions: None,
             nested: user != INITIAL_USER_NAMESPACE,
+            release: rustix::system::uname().release().to_str().ok().and_then(release).unwrap_or_default(),
         })
     }
 
     /// Reads everything about these ports.
     pub fn read(&mut self, ports: &[PortRef]) -> Polled {
-        let mut polled = Polled { ports: ports.to_vec(), ..Polled::default() };
+        let mut polled = Polled { ports: ports.to_vec(), release: self.release, ..Polled::default() };
         self.sysctls(ports, &mut polled);
         let f = &mut polled.findings;
         f.extend(self.devices(ports).unwrap_or_else(|e| vec![unreadable(Scope::All, "links and tc", &e)]));
@@ -356,4 +364,16 @@ fn idle(table: &str, v6: bool) -> io::Result<bool> {
     all[xtables::NAME..xtables::NAME + 4].copy_from_slice(&(size as u32).to_ne_bytes());
     get(ENTRIES, &mut all)?;
     Ok(xtables::passes_all(&info, &all[HEAD..], v6))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::release;
+
+    #[test]
+    fn releases() {
+        assert_eq!(release("6.1.0-40-amd64"), Some((6, 1)));
+        assert_eq!(release("6.18-rc1"), Some((6, 18)));
+        assert_eq!(release("linux"), None);
+    }
 }

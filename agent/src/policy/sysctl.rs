@@ -149,6 +149,7 @@ const HELPERS: &[&str] = &[
     "ipv4/conf/*/rp_filter",
     "ipv4/conf/*/ignore_routes_with_linkdown",
     "ipv6/conf/*/forwarding",
+    "ipv6/conf/*/ignore_routes_with_linkdown",
 ];
 
 /// A path of the table with the interface filled in.

@@ -57,6 +57,8 @@ struct World {
     refused: usize,
     /// `disable_ipv6` was written, which the core polls and the mirror is told.
     switched: bool,
+    /// As [`World::switched`], of `ignore_routes_with_linkdown` for IPv6.
+    unsaid: bool,
 }
 
 pub fn v(n: u32) -> u32 {
@@ -405,7 +407,12 @@ impl World {
                 0
             }
             // Absent with its device, for one.
-            Command::Write(path, value) => std::fs::write(path, value).map_or(1, |()| 0),
+            Command::Write(path, value) => {
+                // Linux 6.1 does not announce it; the agent, which reads it once a second, asks then.
+                self.unsaid |=
+                    path.starts_with("/proc/sys/net/ipv6/") && path.ends_with("/ignore_routes_with_linkdown");
+                std::fs::write(path, value).map_or(1, |()| 0)
+            }
         };
         self.switched |= text.contains("disable_ipv6");
         self.log.push_back(format!("{}: {text} -> {errno}", self.done));
@@ -545,7 +552,15 @@ pub fn commands() -> Result<(), Failed> {
     let count = number("VIRGA_COMMANDS").unwrap_or(COMMANDS as u64) as usize;
     println!("seed {seed}, {count} commands");
     let rng = Rng(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let mut w = World { kernel: Kernel::open()?, rng, log: VecDeque::new(), done: 0, refused: 0, switched: false };
+    let mut w = World {
+        kernel: Kernel::open()?,
+        rng,
+        log: VecDeque::new(),
+        done: 0,
+        refused: 0,
+        switched: false,
+        unsaid: false,
+    };
     w.setup()?;
     let mut m = w.kernel.fresh()?;
     let epoch = m.epoch();
@@ -571,6 +586,9 @@ pub fn commands() -> Result<(), Failed> {
             feed(&mut w.rng, &mut m, news);
             if std::mem::take(&mut w.switched) {
                 m.ipv6_switched();
+            }
+            if std::mem::take(&mut w.unsaid) {
+                w.kernel.fill(&mut m, DumpKind::Netconf)?;
             }
             attend(&mut w, &mut m, &mut tally)?;
             let fresh = w.kernel.fresh()?;

@@ -94,6 +94,18 @@ fn a_change_of_an_object_is_one_write() {
 }
 
 #[test]
+fn before_linux_6_6_a_failed_member_keeps_its_share_where_no_good_one_follows() {
+    let mut lab = built();
+    lab.release = (6, 1);
+    lab.settle();
+    writes(&mut lab, |l| l.set_neigh(gw(12, 2), None));
+    assert_eq!(ways(&lab)[1], [11, 12].into(), "the last one: a trap slot");
+    writes(&mut lab, |l| l.set_neigh(gw(12, 2), Some(Mac([2, 0, 0, 0, 0, 9]))));
+    writes(&mut lab, |l| l.set_neigh(gw(11, 2), None));
+    assert_eq!(ways(&lab)[1], [12].into(), "the first one: its share goes to the next");
+}
+
+#[test]
 fn a_neighbour_that_fails_takes_its_member_out_of_groups() {
     let mut lab = built();
     // The adjacency goes, and the group's list of members; the next hop behind it goes too.
