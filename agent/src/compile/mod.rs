@@ -12,7 +12,7 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use hal::{Addr, Family, PortEntry, PortId, Profile, RifId, VrfId};
+use hal::{Addr, Family, PortEntry, PortId, Prefix, Profile, RifId, VrfId};
 
 use crate::mirror::Mirror;
 use crate::policy::{Finding, Polled, Scope};
@@ -70,13 +70,17 @@ impl Ports {
 pub struct Gate {
     findings: Vec<Finding>,
     reach: BTreeSet<Scope>,
+    /// The prefixes among these.
+    prefixes: Vec<(IpAddr, u8)>,
 }
 
 impl Gate {
     /// From the findings.
     pub fn new(findings: Vec<Finding>) -> Self {
-        let reach = findings.iter().map(|f| f.scope).collect();
-        Gate { findings, reach }
+        let reach: BTreeSet<Scope> = findings.iter().map(|f| f.scope).collect();
+        let prefixes = reach.iter().filter_map(|s| if let Scope::Prefix(a, len) = s { Some((*a, *len)) } else { None });
+        let prefixes = prefixes.collect();
+        Gate { findings, reach, prefixes }
     }
     /// All findings.
     pub fn findings(&self) -> &[Finding] {
@@ -90,6 +94,24 @@ impl Gate {
             _ => None,
         };
         self.reach.iter().filter_map(of).map(|(v, a)| (v, F::Addr::from_number(a)))
+    }
+    /// The prefixes of a family that are closed with all that is under them.
+    pub fn prefixes<F: Family>(&self) -> impl Iterator<Item = Prefix<F>> + '_ {
+        let of = |(a, len): &(IpAddr, u8)| match a {
+            IpAddr::V4(a) if F::BITS == 32 => Some((u128::from(a.to_bits()), *len)),
+            IpAddr::V6(a) if F::BITS == 128 => Some((a.to_bits(), *len)),
+            _ => None,
+        };
+        self.prefixes.iter().filter_map(of).map(|(a, len)| Prefix::new(F::Addr::from_number(a), len))
+    }
+    /// The finding that closes a prefix with all that is under it, or one above it.
+    pub fn over<F: Family>(&self, p: Prefix<F>) -> Option<&Finding> {
+        // As a rule there are none.
+        if self.prefixes.is_empty() {
+            return None;
+        }
+        let over = self.prefixes::<F>().find(|c| c.covers(p))?;
+        self.closed(&[Scope::Prefix(over.addr().ip(), over.len())])
     }
     /// The first finding that reaches one of these scopes.
     pub fn closed(&self, scopes: &[Scope]) -> Option<&Finding> {

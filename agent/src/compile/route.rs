@@ -80,6 +80,10 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> Option
     {
         return Some(punt(Why::Policy(found.why.clone())));
     }
+    // Not a mere punt: what comes from there is looked up by the same rules.
+    if let Some(found) = f.gate.over(p) {
+        return Some(trap(TrapClass::ToUs, Why::Policy(found.why.clone())));
+    }
     if f.mirror.undecided(&tables, p) {
         return Some(punt(Why::Undecided));
     }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::compile::vrf::{self, Vrfs};
 use crate::compile::{Facts, Gate, Ports};
 use crate::input::{DumpKind, Input, Output, Reply, Request};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Odd, Reach};
 use crate::policy::{Finding, Netconf4, Polled, PortRef, Scope};
 use crate::program::Program;
 use walk::{WALK, Walks};
@@ -79,6 +79,8 @@ pub struct Core {
     vrfs: Vrfs,
     /// Something changed about virtual routers.
     vrfs_look: bool,
+    /// Tables that odd rules look up.
+    rule_tables: BTreeSet<u32>,
     walks: Walks,
     sync: sync::Sync,
     chip: chip::Chip,
@@ -147,6 +149,7 @@ impl Core {
             program: Program::default(),
             vrfs: Vrfs::default(),
             vrfs_look: false,
+            rule_tables: BTreeSet::new(),
             walks: Walks::default(),
             sync: sync::Sync::default(),
             chip: chip::Chip::default(),
@@ -345,6 +348,13 @@ impl Core {
             six.iter().for_each(|(t, p)| self.program.touch(*t, *p));
         }
         self.changes += (four.len() + six.len()) as u64;
+        // Whether a rule's table holds anything.
+        let tables = &self.rule_tables;
+        if !tables.is_empty()
+            && (four.iter().any(|(t, _)| tables.contains(t)) || six.iter().any(|(t, _)| tables.contains(t)))
+        {
+            self.judge();
+        }
     }
 
     fn touch_rifs(&mut self) {
@@ -439,9 +449,17 @@ impl Core {
     fn gate_of(&self, mirror: &Mirror) -> Gate {
         let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
         findings.retain(|f| !(f.firewall && self.cfg.ignore_firewall));
-        // `ip rule`s are not compiled: any beyond the default ones closes its family.
-        findings.extend(mirror.rules::<V4>().odd.into_iter().map(|why| Finding::new(Scope::V4, why)));
-        findings.extend(mirror.rules::<V6>().odd.into_iter().map(|why| Finding::new(Scope::V6, why)));
+        // `ip rule`s are not compiled: any beyond the default ones closes what it may be about.
+        let odd = |o: Odd, all| {
+            let scope = match o.reach {
+                Reach::All => all,
+                Reach::Link(i) => Scope::Link(i),
+                Reach::To(a, len) => Scope::Prefix(a, len),
+            };
+            Finding::new(scope, o.why)
+        };
+        findings.extend(mirror.rules::<V4>().odd.into_iter().map(|o| odd(o, Scope::V4)));
+        findings.extend(mirror.rules::<V6>().odd.into_iter().map(|o| odd(o, Scope::V6)));
         findings.extend(mirror.doubts().map(|(kind, why)| {
             let scope = match kind {
                 DumpKind::Route4 => Scope::V4,
@@ -465,10 +483,13 @@ impl Core {
 
     /// What policy closes is worked out anew.
     fn judge(&mut self) {
+        self.rule_tables = self.mirror.rule_tables();
         let gate = self.gate_of(&self.mirror);
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
+            self.judge_prefixes::<V4>(&old);
+            self.judge_prefixes::<V6>(&old);
             for (vrf, host) in old.hosts::<V4>().chain(self.gate.hosts::<V4>()) {
                 self.program.touch_in(vrf, Prefix::<V4>::host(host));
             }
@@ -476,6 +497,17 @@ impl Core {
                 self.program.touch_in(vrf, Prefix::<V6>::host(host));
             }
         }
+    }
+
+    /// Prefixes are closed or opened, with all that is under them.
+    fn judge_prefixes<F: crate::program::Tables>(&mut self, old: &Gate) {
+        let all: Vec<Prefix<F>> = old.prefixes::<F>().chain(self.gate.prefixes::<F>()).collect();
+        if old.prefixes::<F>().eq(self.gate.prefixes::<F>()) {
+            return;
+        }
+        let routers: Vec<_> = self.program.vrfs.iter().map(|(id, _)| id).chain([vrf::DEFAULT]).collect();
+        routers.into_iter().for_each(|v| all.iter().for_each(|p| self.program.touch_in(v, *p)));
+        self.program.recompile_routes = true;
     }
 
     fn request(&mut self, id: u64, request: Request) {

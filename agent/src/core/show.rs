@@ -213,6 +213,7 @@ fn scope_name(core: &Core, s: Scope) -> String {
         Scope::V4 => "inet".into(),
         Scope::V6 => "inet6".into(),
         Scope::Link(i) => dev(core, i),
+        Scope::Prefix(a, len) => format!("{a}/{len}"),
         Scope::Host(0, a) => a.to_string(),
         Scope::Host(v, a) => format!("{a} in {}", vrf_name(core, VrfId(v))),
         Scope::Ingress4(i) => format!("inet in by {}", dev(core, i)),

@@ -123,8 +123,9 @@ pub(super) fn prefixes<F: MirrorFamily>(
         let own = m.own4().filter(|_| F::BITS == 32 && vrf == DEFAULT);
         let own = own.map(|a| F::Addr::from_number(u128::from(a.to_bits())));
         let hosts = gate.hosts::<F>().filter(|(v, a)| *v == vrf && (F::BITS != 32 || vrf != DEFAULT || !m.owns(*a)));
-        let rest = own.chain(hosts.map(|(_, a)| a)).map(Prefix::<F>::host).filter(|p| !elsewhere(*p, &tables));
-        return (rest.collect(), None);
+        let hosts = own.chain(hosts.map(|(_, a)| a)).map(Prefix::<F>::host);
+        let rest: BTreeSet<Prefix<F>> = hosts.chain(gate.prefixes::<F>()).filter(|p| !elsewhere(*p, &tables)).collect();
+        return (rest.into_iter().collect(), None);
     };
     let mut page = Vec::new();
     let next = m.prefixes::<F>(*table, cursor as u32, max, &mut page);

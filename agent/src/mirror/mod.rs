@@ -43,7 +43,7 @@ pub use ctx::Stats;
 pub use family::MirrorFamily;
 use message::Seen;
 use routes::Routes;
-pub use rule::{Rules, VrfOrder};
+pub use rule::{Odd, Reach, Rules, VrfOrder};
 pub use table::Aliases;
 pub use types::*;
 

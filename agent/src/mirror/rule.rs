@@ -1,4 +1,7 @@
-//! Policy rules: whether they are the kernel's own, in its order, and where a VRF's table comes in.
+//! Policy rules: whether they are the kernel's own, in its order, where a VRF's table comes in, and what others reach.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::{Mirror, MirrorFamily, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::netlink::AF_INET;
@@ -15,16 +18,39 @@ pub enum VrfOrder {
     Never,
 }
 
+/// Which forwarded packets a rule may be about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reach {
+    /// Any of the family.
+    All,
+    /// Those that come in by that device, or leave by it: the kernel looks a packet's source up as if it came in by the
+    /// device that it is to leave by (`__fib_validate_source`).
+    Link(u32),
+    /// Those to addresses under that prefix, and for the same reason those from there.
+    To(IpAddr, u8),
+}
+
+/// A rule that is not one of the kernel's own, or one of these that is missing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Odd {
+    /// What it may be about.
+    pub reach: Reach,
+    /// One sentence.
+    pub why: String,
+}
+
 /// The rules of a family, judged.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Rules {
-    /// They look up what the kernel's own ones do, in that order.
-    pub default: bool,
-    /// One sentence for each that is odd or missing.
-    pub odd: Vec<String>,
+    /// What has a say besides the kernel's own rules.
+    pub odd: Vec<Odd>,
     /// Where VRFs' tables come in.
     pub vrf: VrfOrder,
 }
+
+/// `FR_ACT_TO_TBL`, `FR_ACT_NOP` (`linux/fib_rules.h`).
+const TO_TABLE: u8 = 1;
+const NOP: u8 = 3;
 
 impl Mirror {
     /// The rules of a family against the kernel's own: tables local, main and, for IPv4, default, in that order, each looked up
@@ -36,10 +62,15 @@ impl Mirror {
         let mut seen: Vec<u32> = Vec::new();
         let mut last = None;
         for (_, r) in self.rules.iter().filter(|(f, _)| *f == F::AF) {
+            let why = || format!("{} rule of priority {} is not one of the kernel's own", F::NAME, r.priority);
+            if !(r.plain && r.action == TO_TABLE && (r.l3mdev || own(r.table))) {
+                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd { reach, why: why() }));
+                continue;
+            }
             // Which of two of one priority comes first is not visible.
             let tied = last.replace(r.priority) == Some(r.priority);
-            if tied || !looks_up(r) {
-                rules.odd.push(format!("{} rule of priority {} is not one of the kernel's own", F::NAME, r.priority));
+            if tied {
+                rules.odd.push(Odd { reach: Reach::All, why: why() });
             } else if r.l3mdev {
                 if rules.vrf == VrfOrder::Never && !seen.contains(&TABLE_MAIN) {
                     rules.vrf = if seen.contains(&TABLE_LOCAL) { VrfOrder::LocalFirst } else { VrfOrder::VrfFirst };
@@ -48,19 +79,55 @@ impl Mirror {
                 seen.push(r.table);
                 want = &want[1..];
             } else if !seen.contains(&r.table) {
-                rules.odd.push(format!("{} rule of priority {} is not one of the kernel's own", F::NAME, r.priority));
+                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd { reach, why: why() }));
             }
         }
-        for t in want {
-            rules.odd.push(format!("{} rule that looks up table {t} is missing or out of order", F::NAME));
-        }
-        rules.default = rules.odd.is_empty();
+        let missing = |t| format!("{} rule that looks up table {t} is missing or out of order", F::NAME);
+        rules.odd.extend(want.iter().map(|t| Odd { reach: Reach::All, why: missing(t) }));
         rules
+    }
+
+    /// Tables that rules beyond the kernel's own look up: whether they hold anything decides over what the rules reach.
+    pub fn rule_tables(&self) -> BTreeSet<u32> {
+        let other = |r: &Rule| r.action == TO_TABLE && !r.l3mdev && !(r.plain && own(r.table));
+        self.rules.iter().filter(|(_, r)| other(r)).map(|(_, r)| r.table).collect()
+    }
+
+    /// Which forwarded packets a rule may be about; `None`: none. What it selects by besides only makes them fewer.
+    fn reach<F: MirrorFamily>(&self, r: &Rule) -> Option<Reach> {
+        // Looking up what holds nothing is going on with the next rule, and so is doing nothing.
+        let empty = || self.tables::<F>().all(|(t, _)| t != r.table);
+        if r.action == NOP || r.action == TO_TABLE && !r.l3mdev && empty() {
+            return None;
+        }
+        if r.invert {
+            return Some(Reach::All);
+        }
+        // A mark is given by hooks alone, which close the gate themselves.
+        if r.marked {
+            return None;
+        }
+        let device = |name: &str| self.links().find(|l| l.name == name);
+        if let Some(name) = &r.oif {
+            // Forwarded packets are bound to no device but, so to speak, to the VRF that they came in by.
+            let vrf = device(name).filter(|l| l.kind == "vrf")?;
+            return Some(Reach::Link(vrf.ifindex));
+        }
+        // The loopback device stands for what the switch sends itself; one that is not there selects nothing.
+        let iif = match &r.iif {
+            Some(name) if name == "lo" => return None,
+            Some(name) => Some(device(name)?.ifindex),
+            None => None,
+        };
+        match (r.to, iif) {
+            (Some((a, len)), _) if len > 0 => Some(Reach::To(a, len)),
+            (_, Some(i)) => Some(Reach::Link(i)),
+            _ => Some(Reach::All),
+        }
     }
 }
 
-/// Whether a rule does nothing but look a table up.
-fn looks_up(r: &Rule) -> bool {
-    // FR_ACT_TO_TBL is 1 (linux/fib_rules.h).
-    r.plain && r.action == 1
+/// One of the tables that the kernel's own rules look up.
+fn own(table: u32) -> bool {
+    matches!(table, TABLE_LOCAL | TABLE_MAIN | TABLE_DEFAULT)
 }

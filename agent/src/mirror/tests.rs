@@ -99,6 +99,12 @@ fn route(r: &R) -> Vec<u8> {
     b.done()
 }
 
+fn in_table_100() -> Vec<u8> {
+    let mut m = route(&R0);
+    m[20] = 100;
+    m
+}
+
 struct World {
     m: Mirror,
     seq: u64,
@@ -426,27 +432,71 @@ fn fact_25_rules_beyond_the_kernels_own_and_missing_ones() {
         Builder::new(kind, 0, &[2, 0, 0, 0, table, 0, 0, 1, 0, 0, 0, 0]).u32(6, priority).u32(14, u32::MAX).done()
     };
     let mut w = World::new();
-    assert!(!w.m.rules::<V4>().default);
+    assert!(!w.m.rules::<V4>().odd.is_empty());
     for (p, t) in [(0, 255), (32766, 254), (32767, 253)] {
         w.say(&rule(rtm::NEWRULE, p, t));
     }
-    let own = Rules { default: true, odd: vec![], vrf: VrfOrder::Never };
+    let own = Rules { odd: vec![], vrf: VrfOrder::Never };
     assert_eq!(w.m.rules::<V4>(), own);
     w.say(&rule(rtm::NEWRULE, 1000, 100));
-    assert_eq!(w.m.rules::<V4>().odd.len(), 1);
+    assert_eq!(w.m.rules::<V4>(), own, "its table holds nothing");
+    assert_eq!(w.m.rule_tables(), BTreeSet::from([100]));
+    w.say(&in_table_100());
+    let reach = |w: &World| w.m.rules::<V4>().odd.iter().map(|o| o.reach).collect::<Vec<_>>();
+    assert_eq!(reach(&w), [Reach::All]);
     w.say(&rule(rtm::DELRULE, 1000, 100));
     w.say(&rule(rtm::NEWRULE, 1000, 254));
     assert_eq!(w.m.rules::<V4>(), own, "looked up twice");
     w.say(&rule(rtm::NEWRULE, 1000, 255));
-    assert!(!w.m.rules::<V4>().default, "two of one priority");
+    assert!(!w.m.rules::<V4>().odd.is_empty(), "two of one priority");
     w.say(&rule(rtm::DELRULE, 1000, 254));
     w.say(&rule(rtm::DELRULE, 1000, 255));
     w.say(&rule(rtm::NEWRULE, 32768, 255));
     w.say(&rule(rtm::DELRULE, 0, 255));
-    assert!(!w.m.rules::<V4>().default, "local behind main");
+    assert!(!w.m.rules::<V4>().odd.is_empty(), "local behind main");
     w.say(&rule(rtm::NEWRULE, 0, 255));
     w.say(&rule(rtm::DELRULE, 32767, 253));
-    assert!(!w.m.rules::<V4>().default);
+    assert!(!w.m.rules::<V4>().odd.is_empty());
+}
+
+#[test]
+fn a_rule_reaches_what_it_selects() {
+    let mut w = World::new();
+    w.say(&in_table_100());
+    for (p, t) in [(0u32, 255), (32766, 254), (32767, 253)] {
+        let base = Builder::new(rtm::NEWRULE, 0, &[2, 0, 0, 0, t, 0, 0, 1, 0, 0, 0, 0]).u32(6, p);
+        w.say(&base.u32(14, u32::MAX).done());
+    }
+    let name = b"swp1\0";
+    let ten = Ipv4Addr::new(10, 0, 0, 0);
+    type Selects<'a> = &'a dyn Fn(Builder) -> Builder;
+    let all: &[(u8, u8, Selects<'_>, Option<Reach>)] = &[
+        (1, 0, &|b| b, Some(Reach::All)),
+        (1, 0, &|b| b.attr(3, name), Some(Reach::Link(3))),
+        (1, 0, &|b| b.attr(3, name).u32(10, 7), None),
+        (1, 0, &|b| b.u32(10, 7).u32(16, 8), Some(Reach::All)),
+        (1, 2, &|b| b.u32(10, 7), Some(Reach::All)),
+        (1, 2, &|b| b.attr(3, name), Some(Reach::All)),
+        (1, 0, &|b| b.attr(3, b"lo\0"), None),
+        (1, 0, &|b| b.attr(3, b"nosuch\0"), None),
+        (1, 0, &|b| b.attr(17, name), None),
+        (3, 0, &|b| b, None),
+        (2, 0, &|b| b.attr(3, name), Some(Reach::Link(3))),
+        (8, 0, &|b| b.attr(3, name), Some(Reach::Link(3))),
+        (6, 0, &|b| b, Some(Reach::All)),
+    ];
+    for (n, (action, flags, selects, reach)) in all.iter().enumerate() {
+        let head = [2, 0, 0, 0, 100, 0, 0, *action, *flags, 0, 0, 0];
+        let rule = |kind| selects(Builder::new(kind, 0, &head).u32(6, 500)).done();
+        w.say(&rule(rtm::NEWRULE));
+        let odd = w.m.rules::<V4>().odd;
+        assert_eq!(odd.first().map(|o| o.reach), *reach, "case {n}: {odd:?}");
+        w.say(&rule(rtm::DELRULE));
+        assert_eq!(w.m.rules::<V4>().odd, []);
+    }
+    let head = [2, 8, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0];
+    w.say(&Builder::new(rtm::NEWRULE, 0, &head).u32(6, 500).attr(3, name).addr(1, ten.into()).done());
+    assert_eq!(w.m.rules::<V4>().odd[0].reach, Reach::To(ten.into(), 8));
 }
 
 #[test]
@@ -463,7 +513,7 @@ fn the_rule_for_vrfs_comes_somewhere() {
     }
     let order = |w: &World| {
         let r = w.m.rules::<V4>();
-        assert!(r.default, "{:?}", r.odd);
+        assert_eq!(r.odd, []);
         r.vrf
     };
     w.say(&l3mdev(rtm::NEWRULE, 40000));

@@ -115,6 +115,16 @@ pub struct Rule {
     pub plain: bool,
     /// Whether the table is that of the VRF that the packet came in by; other packets pass it over.
     pub l3mdev: bool,
+    /// It selects what the rest does not.
+    pub invert: bool,
+    /// Destinations that it selects (`FRA_DST`).
+    pub to: Option<(IpAddr, u8)>,
+    /// The device that packets have come in by (`FRA_IIFNAME`).
+    pub iif: Option<String>,
+    /// The device that their sender binds packets to (`FRA_OIFNAME`).
+    pub oif: Option<String>,
+    /// Packets without a mark are none of its (`FRA_FWMARK`).
+    pub marked: bool,
     /// All that the kernel said of it, in a fixed order: its identity.
     pub content: Vec<u8>,
 }

@@ -228,13 +228,28 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         action: head[7],
         plain: head[1] == 0 && head[2] == 0 && head[3] == 0 && flags == 0,
         l3mdev: false,
+        // FIB_RULE_INVERT
+        invert: flags & 2 != 0,
+        to: None,
+        iif: None,
+        oif: None,
+        marked: false,
         content: Vec::new(),
     };
     r.content.extend_from_slice(&head[..8]);
     r.content.extend_from_slice(&flags.to_ne_bytes());
     let mut parts: Vec<(u16, &[u8])> = Vec::new();
+    let (mut mark, mut mask) = (0, u32::MAX);
     for a in attrs {
         let a = a?;
+        match a.kind {
+            1 => r.to = Some((ip(family, a.data)?, head[1])),
+            3 => r.iif = Some(a.text()),
+            10 => mark = a.u32()?,
+            16 => mask = a.u32()?,
+            17 => r.oif = Some(a.text()),
+            _ => {}
+        }
         match a.kind {
             6 => r.priority = a.u32()?,
             15 => r.table = a.u32()?,
@@ -251,6 +266,7 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         }
         parts.push((a.kind, a.data));
     }
+    r.marked = mark & mask != 0;
     parts.sort_unstable();
     for (kind, data) in parts {
         r.content.extend_from_slice(&kind.to_ne_bytes());

@@ -134,6 +134,8 @@ pub enum Scope {
     Ingress4(u32),
     /// IPv6 that comes in by it.
     Ingress6(u32),
+    /// What goes to addresses under that prefix, or comes from there.
+    Prefix(IpAddr, u8),
     /// What goes to that address in the virtual router of that number (0 for the default one).
     Host(u32, IpAddr),
 }

@@ -396,6 +396,15 @@ impl Gen {
                     "ip rule del to 10.9.0.0/16 blackhole",
                     "ip -6 rule add iif swp1 lookup 100",
                     "ip -6 rule del iif swp1 lookup 100",
+                    "ip rule add iif swp2 lookup 100",
+                    "ip rule del iif swp2 lookup 100",
+                    "ip rule add to 10.9.0.0/16 lookup 100",
+                    "ip rule del to 10.9.0.0/16 lookup 100",
+                    "ip rule add fwmark 5 lookup 100",
+                    "ip rule add oif swp1 lookup 100",
+                    "ip -6 rule add to 2001:db8:9::/48 lookup 100",
+                    "ip rule add not to 10.9.8.0/24 lookup 100",
+                    "ip rule del not to 10.9.8.0/24 lookup 100",
                 ])
                 .to_string(),
             97..98 => self

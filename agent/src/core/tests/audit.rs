@@ -158,6 +158,8 @@ fn what_the_kernel_changed_without_a_word_is_noticed() {
 fn a_rule_that_was_never_announced_is_noticed() {
     let mut lab = built();
     lab.odd_rules = rule(2, 100, 77);
+    // FR_ACT_BLACKHOLE, whatever the table holds.
+    lab.odd_rules[23] = 6;
     let v = lab.ask(Request::Check);
     assert_eq!(v["equal"], false, "{v}");
     lab.core.cfg.audit = SECOND;
