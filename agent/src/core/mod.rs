@@ -79,6 +79,8 @@ pub struct Core {
     vrfs: Vrfs,
     /// Something changed about virtual routers.
     vrfs_look: bool,
+    /// As long as the chip can't be written to: when it can, it is looked at.
+    vrfs_wait: bool,
     /// Tables that odd rules look up.
     rule_tables: BTreeSet<u32>,
     walks: Walks,
@@ -149,6 +151,7 @@ impl Core {
             program: Program::default(),
             vrfs: Vrfs::default(),
             vrfs_look: false,
+            vrfs_wait: false,
             rule_tables: BTreeSet::new(),
             walks: Walks::default(),
             sync: sync::Sync::default(),

@@ -81,11 +81,15 @@ impl Core {
 
     /// Virtual routers come, go and fill.
     pub(super) fn vrfs_work(&mut self) {
-        if !self.vrfs_look && !self.program.vrfs_move() {
+        let look = core::mem::take(&mut self.vrfs_look);
+        let programming = self.programming();
+        // Places are given when the chip may be written to.
+        let move_on = programming && (core::mem::take(&mut self.vrfs_wait) || self.program.vrfs_move());
+        if !look && !move_on {
             return;
         }
-        if self.programming() {
-            self.vrfs_look = false;
+        self.vrfs_wait |= !programming;
+        if programming {
             let wanted = Vrfs::new(&self.mirror, &self.ports, |id| self.program.place(id)).ids().collect();
             self.walks.next.extend(self.program.want_vrfs(&wanted, self.profile.vrfs));
         }
