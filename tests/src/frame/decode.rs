@@ -14,6 +14,8 @@ pub struct Chatter {
     pub kind: &'static str,
     /// What it is about.
     pub target: Option<IpAddr>,
+    /// The VLAN tags that it bears.
+    pub tags: Vec<u8>,
 }
 
 fn be16(b: &[u8], at: usize) -> Option<u16> {
@@ -53,6 +55,7 @@ fn upper(p: &[u8]) -> Option<(u8, usize)> {
 pub fn chatter(frame: &[u8]) -> Option<Chatter> {
     let (at, t) = network(frame)?;
     let p = frame.get(at..)?;
+    let tags = frame.get(12..at - 2)?.to_vec();
     match t {
         0x0806 => {
             let (spa, tpa) = (a4(p, 14)?, a4(p, 24)?);
@@ -61,9 +64,9 @@ pub fn chatter(frame: &[u8]) -> Option<Chatter> {
                 2 => ("arp-reply", spa),
                 _ => ("arp-other", tpa),
             };
-            Some(Chatter { kind, target: Some(target.into()) })
+            Some(Chatter { kind, target: Some(target.into()), tags })
         }
-        0x0800 if *p.get(9)? == 2 => Some(Chatter { kind: "igmp", target: a4(p, 16).map(IpAddr::from) }),
+        0x0800 if *p.get(9)? == 2 => Some(Chatter { kind: "igmp", target: a4(p, 16).map(IpAddr::from), tags }),
         0x86dd => {
             let (proto, at) = upper(p)?;
             let q = p.get(at..)?;
@@ -72,15 +75,15 @@ pub fn chatter(frame: &[u8]) -> Option<Chatter> {
             }
             let target = a6(q, 8).map(IpAddr::from);
             let kind = match q.first()? {
-                130..=132 | 143 => return Some(Chatter { kind: "mld", target: None }),
-                133 => return Some(Chatter { kind: "rs", target: None }),
-                134 => return Some(Chatter { kind: "ra", target: None }),
+                130..=132 | 143 => return Some(Chatter { kind: "mld", target: None, tags }),
+                133 => return Some(Chatter { kind: "rs", target: None, tags }),
+                134 => return Some(Chatter { kind: "ra", target: None, tags }),
                 135 => "ns",
                 136 => "na",
                 137 => "nd-redirect",
                 _ => return None,
             };
-            Some(Chatter { kind, target })
+            Some(Chatter { kind, target, tags })
         }
         _ => None,
     }

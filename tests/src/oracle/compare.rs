@@ -279,8 +279,10 @@ fn known_gateway(snaps: &[Snapshot; 2], first: &[(usize, Vec<u8>)], second: &[(u
 /// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable.
 fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
     let to = |f: &[u8]| addresses(f).map(|(_, d)| d);
+    // Where tags end and the EtherType begins.
+    let tagged = |f: &[u8]| frame::network(f).map_or(12, |(at, _)| at - 2);
     let strip = |v: &[(usize, Vec<u8>)]| {
-        let mut b: Vec<Vec<u8>> = v.iter().map(|(_, f)| f.get(12..).unwrap_or_default().to_vec()).collect();
+        let mut b: Vec<Vec<u8>> = v.iter().map(|(_, f)| f.get(tagged(f)..).unwrap_or_default().to_vec()).collect();
         b.sort();
         b
     };
@@ -288,7 +290,10 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
         v.iter().all(|(port, f)| {
             let members = to(f).map(|d| s.members(d)).unwrap_or_default();
             let fits = |m: &Member| {
-                m.port == *port && m.mac.is_some_and(|m| f[..6] == m.0) && m.own.is_some_and(|o| f[6..12] == o.0)
+                m.port == *port
+                    && m.mac.is_some_and(|m| f[..6] == m.0)
+                    && m.own.is_some_and(|o| f[6..12] == o.0)
+                    && f[12..tagged(f)] == m.tags
             };
             members.len() > 1 && members.iter().any(fits)
         })

@@ -2,7 +2,7 @@
 //!
 //! Not a second FIB: it is asked only about frames that the worlds disagree on, and only whether a route has several members.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use anyhow::{Context as _, Result};
@@ -29,8 +29,10 @@ pub struct Member {
     pub port: usize,
     /// The MAC that frames to it bear; `None` where it has no usable neighbour.
     pub mac: Option<Mac>,
-    /// The port's own MAC.
+    /// The MAC of its device.
     pub own: Option<Mac>,
+    /// The VLAN tags that its device gives to frames.
+    pub tags: Vec<u8>,
     /// Whether nothing can leave by it: no port, no usable neighbour, or no carrier.
     pub void: bool,
 }
@@ -49,6 +51,7 @@ struct Route {
 
 #[derive(Clone, Debug)]
 struct Hop {
+    dev: String,
     port: usize,
     via: Option<IpAddr>,
     linkdown: bool,
@@ -61,7 +64,7 @@ pub struct Snapshot {
     /// Of all members, dead ones too.
     gateways: Vec<IpAddr>,
     neighbours: Vec<Neighbour>,
-    macs: Vec<(usize, Mac)>,
+    devices: BTreeMap<String, Device>,
     use_neigh: bool,
     /// Prefixes of scope host, own addresses among them, now or earlier.
     narrow: Vec<(IpAddr, u8)>,
@@ -69,8 +72,40 @@ pub struct Snapshot {
     policies: [u8; 2],
 }
 
-fn port(v: &Value) -> usize {
-    v["dev"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok()).unwrap_or(0)
+/// A device: a port, or one that stands on a port.
+#[derive(Clone, Default, Debug)]
+struct Device {
+    /// 0 for no port.
+    port: usize,
+    mac: Option<Mac>,
+    tags: Vec<u8>,
+}
+
+/// By name, from `ip -j -d link show`.
+fn devices(links: &[Value]) -> BTreeMap<String, Device> {
+    let name = |v: &Value| v["ifname"].as_str().unwrap_or_default().to_owned();
+    let find = |l: &Value| {
+        let (mut at, mut tags) = (l, Vec::new());
+        // No more than a macvlan on a VLAN in a VLAN is known to anyone here.
+        for _ in 0..4 {
+            if let Some(n) = at["ifname"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok()) {
+                return (n, tags);
+            }
+            let data = &at["linkinfo"]["info_data"];
+            if let Some(id) = data["id"].as_u64() {
+                let tpid = if data["protocol"] == "802.1ad" { [0x88, 0xa8] } else { [0x81, 0x00] };
+                tags = [&tpid[..], &(id as u16).to_be_bytes()[..], &tags[..]].concat();
+            }
+            let Some(below) = links.iter().find(|b| !at["link"].is_null() && b["ifname"] == at["link"]) else { break };
+            at = below;
+        }
+        (0, Vec::new())
+    };
+    let device = |l: &Value| {
+        let (port, tags) = find(l);
+        Device { port, mac: l["address"].as_str().and_then(|m| m.parse().ok()), tags }
+    };
+    links.iter().map(|l| (name(l), device(l))).collect()
 }
 
 fn gateway(v: &Value) -> Option<IpAddr> {
@@ -111,6 +146,10 @@ impl Snapshot {
         };
         let mut s = Snapshot::default();
         let objects = list("ip -j nexthop show")?;
+        s.devices = devices(&list("ip -j -d link show")?);
+        let named = s.devices.clone();
+        let dev = |v: &Value| v["dev"].as_str().unwrap_or_default().to_owned();
+        let port = |v: &Value| named.get(&dev(v)).map_or(0, |d| d.port);
         for (family, zero) in [("-4", "0.0.0.0"), ("-6", "::")] {
             // VRFs have tables of their own.
             let all = list(&format!("ip -j {family} route show table all"))?;
@@ -120,7 +159,8 @@ impl Snapshot {
                 let (addr, len) = dst.split_once('/').unwrap_or((&dst, if zero == "::" { "128" } else { "32" }));
                 let (Ok(addr), Ok(len)) = (addr.parse(), len.parse()) else { continue };
                 let flag = |v: &Value, name: &str| v["flags"].as_array().is_some_and(|f| f.iter().any(|f| f == name));
-                let hop = |v: &Value| Hop { port: port(v), via: gateway(v), linkdown: flag(v, "linkdown") };
+                let hop =
+                    |v: &Value| Hop { dev: dev(v), port: port(v), via: gateway(v), linkdown: flag(v, "linkdown") };
                 s.gateways.extend(r["nexthops"].as_array().into_iter().flatten().chain([&r]).filter_map(gateway));
                 // Without `nexthop_compat_mode` a route names its object alone.
                 let object = r["nhid"].as_u64().filter(|_| r["nexthops"].is_null() && r["dev"].is_null());
@@ -147,12 +187,6 @@ impl Snapshot {
             let mac = n["lladdr"].as_str().and_then(|m| m.parse().ok()).filter(|_| !failed);
             let stated = failed && n.get("extern_learn").is_some();
             s.neighbours.push(Neighbour { port: port(&n), addr, mac, stated });
-        }
-        for l in list("ip -j link show")? {
-            let p = l["ifname"].as_str().and_then(|d| d.strip_prefix("swp")).and_then(|n| n.parse().ok());
-            if let (Some(p), Some(m)) = (p, l["address"].as_str().and_then(|m| m.parse().ok())) {
-                s.macs.push((p, m));
-            }
         }
         s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
         for (policy, family) in s.policies.iter_mut().zip(["ipv4", "ipv6"]) {
@@ -253,8 +287,8 @@ impl Snapshot {
             .iter()
             .map(|h| {
                 let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
-                let own = self.macs.iter().find(|(q, _)| *q == h.port).map(|(_, m)| *m);
-                Member { port: h.port, mac, own, void: h.port == 0 || mac.is_none() || h.linkdown }
+                let d = self.devices.get(&h.dev).cloned().unwrap_or_default();
+                Member { port: h.port, mac, own: d.mac, tags: d.tags, void: h.port == 0 || mac.is_none() || h.linkdown }
             })
             .collect();
         // In groups of next-hop objects, and with fib_multipath_use_neigh, the kernel passes over members that have failed, while

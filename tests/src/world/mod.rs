@@ -644,6 +644,9 @@ fn answer(request: &[u8], n: usize, target: IpAddr, mac: Mac) -> Option<Vec<u8>>
         let sum = frame::checksum(&[&f[22..54], &n.to_be_bytes(), &[0, 0, 0, 58], &f[54..]]);
         f[56..58].copy_from_slice(&sum.to_be_bytes());
     }
+    // With the tags of the request.
+    let (at, _) = frame::network(request)?;
+    f.splice(12..12, request.get(12..at - 2)?.iter().copied());
     Some(f)
 }
 
