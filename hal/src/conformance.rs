@@ -99,7 +99,7 @@ fn rif(n: u32, v: u32, ports: u32, open: bool) -> Record {
     Record::Rif(
         RifId(n),
         RifEntry {
-            kind: RifKind::Port(PortId(n % ports)),
+            kind: RifKind::Port { port: PortId(n % ports), tags: tags(v) },
             vrf: VrfId(0),
             mac: Mac([2, 0, 0, 0, 0, v as u8]),
             mtu4: 1500 + v,
@@ -111,6 +111,15 @@ fn rif(n: u32, v: u32, ports: u32, open: bool) -> Record {
             urpf: Urpf::Off,
         },
     )
+}
+
+fn tags(v: u32) -> Tags {
+    let tag = |tpid| Tag { tpid, vid: 1 + v as u16 };
+    match v % 3 {
+        0 => Tags::None,
+        1 => Tags::One(tag(Tpid::Dot1q)),
+        _ => Tags::Two(tag(Tpid::Dot1ad), tag(Tpid::Dot1q)),
+    }
 }
 
 fn neigh_key<F: Family>(rif: u32, n: u32) -> NeighKey<F> {

@@ -148,12 +148,93 @@ pub struct SwitchEntry {
 
 // ---------------------------------------------------------------- router interfaces
 
+/// The type of a VLAN tag (IEEE 802.1Q, 9.5), under the name that `ip` has for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub enum Tpid {
+    /// 0x8100, a customer's tag.
+    #[serde(rename = "802.1Q")]
+    Dot1q,
+    /// 0x88a8, a provider's tag.
+    #[serde(rename = "802.1ad")]
+    Dot1ad,
+}
+
+impl fmt::Display for Tpid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Tpid::Dot1q => "802.1Q",
+            Tpid::Dot1ad => "802.1ad",
+        })
+    }
+}
+
+/// A VLAN tag, without its priority: frames of any priority are taken, and leave with priority 0.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Tag {
+    /// Its type.
+    pub tpid: Tpid,
+    /// VLAN identifier, 1 to 4094.
+    pub vid: u16,
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.tpid, self.vid)
+    }
+}
+
+/// The tags between a frame's addresses and its IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Tags {
+    /// None.
+    #[default]
+    None,
+    /// One.
+    One(Tag),
+    /// Two, the outer one first.
+    Two(Tag, Tag),
+}
+
+impl Tags {
+    /// With one tag more, inside of those that there are; `None` where that would be too many.
+    pub fn with(self, inner: Tag) -> Option<Tags> {
+        match self {
+            Tags::None => Some(Tags::One(inner)),
+            Tags::One(outer) => Some(Tags::Two(outer, inner)),
+            Tags::Two(..) => None,
+        }
+    }
+    /// From the outside in.
+    pub fn iter(self) -> impl Iterator<Item = Tag> {
+        let (a, b) = match self {
+            Tags::None => (None, None),
+            Tags::One(a) => (Some(a), None),
+            Tags::Two(a, b) => (Some(a), Some(b)),
+        };
+        a.into_iter().chain(b)
+    }
+}
+
 /// What a router interface stands on.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RifKind {
+    /// The frames of a port that bear these tags and no others. Several interfaces may stand on the same: a frame is that one's
+    /// whose MAC it is addressed to.
+    Port {
+        /// Which port.
+        port: PortId,
+        /// Which tags.
+        tags: Tags,
+    },
+}
+
+impl RifKind {
     /// The untagged frames of a port.
-    Port(PortId),
+    pub const fn port(port: PortId) -> RifKind {
+        RifKind::Port { port, tags: Tags::None }
+    }
 }
 
 /// Unicast reverse-path check of IPv4 sources (RFC 3704; `rp_filter`).
@@ -170,7 +251,7 @@ pub enum Urpf {
     Strict,
 }
 
-/// A router interface. Absent: every frame of the port is trapped ([`TrapClass::NoRif`]).
+/// A router interface. Absent: every frame that would be its is trapped. Of two with the same kind and MAC neither has any.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RifEntry {
     /// What it stands on.
@@ -312,11 +393,11 @@ pub enum TrapClass {
     Malformed,
     /// Addressed to another MAC than the router interface's.
     OtherMac,
-    /// Carries a VLAN tag that no router interface takes.
+    /// Carries VLAN tags, and no router interface takes frames to its MAC with them.
     Vlan,
     /// Neither ARP nor IP.
     Protocol,
-    /// The port has no router interface.
+    /// The port has no router interface for untagged frames.
     NoRif,
     /// The interface it came in by does not forward this family.
     NotForwarding,

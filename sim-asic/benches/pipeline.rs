@@ -8,13 +8,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use hal::*;
-use sim_asic::{Packet, Pipeline, SimChip, Verdict};
+use sim_asic::{Packet, Pipeline, ROOM, SimChip, Verdict};
 
 const PORTS: u32 = 4;
 const GROUPS: u32 = 256;
 /// Frames in flight: as many as a driver's ring holds.
 const POOL: usize = 2048;
 const BATCH: usize = 64;
+/// Bytes of a frame.
+const FRAME: usize = 64;
 
 struct Rng(u64);
 
@@ -50,7 +52,7 @@ fn chip() -> SimChip {
         let entry = PortEntry::sound(format!("swp{n}"), n + 1, 1, mac);
         c.set_port(PortId(n), entry);
         let rif = RifEntry {
-            kind: RifKind::Port(PortId(n)),
+            kind: RifKind::port(PortId(n)),
             vrf: VrfId(0),
             mac,
             mtu4: 1500,
@@ -168,7 +170,7 @@ fn few(name: &str, c: &mut SimChip, ops: &[Op]) {
     println!("{name:<44} worst {:>6.0} us by the clock", apply(c, ops).1);
 }
 
-fn frame4(buf: &mut [u8; 64], src: u32, dst: u32) {
+fn frame4(buf: &mut [u8; FRAME], src: u32, dst: u32) {
     buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
     buf[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
     buf[16..26].copy_from_slice(&[0, 50, 0, 0, 0, 0, 64, 17, 0, 0]);
@@ -180,7 +182,7 @@ fn frame4(buf: &mut [u8; 64], src: u32, dst: u32) {
     buf[24..26].copy_from_slice(&(!s as u16).to_be_bytes());
 }
 
-fn frame6(buf: &mut [u8; 64], dst: u128) {
+fn frame6(buf: &mut [u8; FRAME], dst: u128) {
     buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
     buf[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 10, 17, 64]);
     buf[22..38].copy_from_slice(&(0x2001_0db8_u128 << 96 | 2).to_be_bytes());
@@ -188,17 +190,14 @@ fn frame6(buf: &mut [u8; 64], dst: u128) {
 }
 
 /// Nanoseconds a packet, by round, ascending; `fill` writes the next frame.
-fn rounds(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; 64])) -> Vec<f64> {
-    let mut pool = vec![[0u8; 64]; POOL];
+fn rounds(name: &str, pipe: &mut Pipeline, mut fill: impl FnMut(&mut [u8; FRAME])) -> Vec<f64> {
+    let mut pool = vec![[0u8; ROOM + FRAME]; POOL];
     let mut rounds = Vec::new();
     let mut missed = 0u64;
     let start = Instant::now();
     while start.elapsed() < Duration::from_millis(2500) {
-        pool.iter_mut().for_each(&mut fill);
-        let mut packets: Vec<Packet> = pool
-            .iter_mut()
-            .map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) })
-            .collect();
+        pool.iter_mut().filter_map(|b| b.last_chunk_mut()).for_each(&mut fill);
+        let mut packets: Vec<Packet> = pool.iter_mut().map(|b| Packet::new(PortId(0), b)).collect();
         let t = Instant::now();
         for batch in packets.chunks_mut(BATCH) {
             pipe.run(batch);
@@ -216,7 +215,7 @@ fn at(rounds: &[f64], quantile: f64) -> f64 {
 }
 
 /// Median nanoseconds a packet; `fill` writes the next frame.
-fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; 64])) {
+fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; FRAME])) {
     if !name.contains(&filter()) {
         return;
     }
@@ -226,7 +225,7 @@ fn forward(name: &str, pipe: &mut Pipeline, fill: impl FnMut(&mut [u8; 64])) {
 }
 
 /// The sum over workers that run at once on the same tables, each with its own frames.
-fn together<F: FnMut(&mut [u8; 64]) + Send>(name: &str, c: &SimChip, workers: usize, fill: impl Fn(usize) -> F) {
+fn together<F: FnMut(&mut [u8; FRAME]) + Send>(name: &str, c: &SimChip, workers: usize, fill: impl Fn(usize) -> F) {
     if !name.contains(&filter()) {
         return;
     }

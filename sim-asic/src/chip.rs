@@ -21,6 +21,7 @@ use crate::table::group::Next;
 use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
 use crate::table::route::{Lpm, Routes};
+use crate::table::takers::{Claim, Claims};
 use crate::table::vrfs::{NOWHERE, Vrfs};
 use crate::table::{Hop, INDEX_MAX, Leaf, Rif, Tables, indices};
 
@@ -39,6 +40,7 @@ pub struct SimChip {
     events: Vec<Event>,
     switch: Option<SwitchEntry>,
     rifs: Ids<RifId, RifEntry>,
+    claims: Claims,
     neigh4: Ids<NeighKey<V4>, NeighEntry>,
     neigh6: Ids<NeighKey<V6>, NeighEntry>,
     nexthops: Ids<NextHopId, NextHopEntry>,
@@ -56,7 +58,7 @@ fn clamp(mut p: Profile) -> Profile {
     p.group_members = p.group_members.clamp(1, 4096).min((1 << 26) / p.groups.max(1));
     p.routes4 = p.routes4.min(16 << 20);
     p.routes6 = p.routes6.min(4 << 20);
-    p.vrfs = p.vrfs.clamp(1, 4096);
+    p.vrfs = p.vrfs.clamp(1, Rif::VRFS - 1);
     p
 }
 
@@ -83,6 +85,7 @@ impl SimChip {
             events: Vec::new(),
             switch: None,
             rifs: Ids::new(p.rifs, indices(p.rifs)),
+            claims: Claims::default(),
             neigh4: Ids::new(p.neigh4, p.neigh4.saturating_add(held)),
             neigh6: Ids::new(p.neigh6, p.neigh6.saturating_add(held)),
             nexthops: Ids::new(p.nexthops, indices(p.nexthops)),
@@ -145,10 +148,13 @@ impl SimChip {
     // ------------------------------------------------------------ router interfaces
 
     fn set_rif(&mut self, id: RifId, e: &RifEntry) -> Result<(), Reason> {
-        let RifKind::Port(port) = e.kind;
+        let RifKind::Port { port, tags } = e.kind;
         let closed = is_closed(e);
         if !closed && port.0 as usize >= self.ports.len() {
             return Err(Reason::MissingRef(port.into()));
+        }
+        if !closed && let Some(t) = tags.iter().find(|t| !(1..=4094).contains(&t.vid)) {
+            return Err(Reason::Unsupported(format!("VLAN tag {t}")));
         }
         if !self.rifs.has_room(&id) {
             return Err(self.full(TableId::Rif));
@@ -160,6 +166,10 @@ impl SimChip {
             return Err(self.full(TableId::Rif));
         };
         let was = self.rifs.put(i, Some(e.clone()));
+        let (before, now) = (was.as_ref().and_then(|e| self.claim(e)), self.claim(e));
+        if before != now {
+            self.release_claim(before, i);
+        }
         self.tables.set_rif(
             i,
             Some(&Rif {
@@ -173,26 +183,25 @@ impl SimChip {
                 mtu6: e.mtu6,
                 port,
                 vrf,
+                tags: tags.into(),
             }),
         );
+        if let Some(c) = now.filter(|_| before != now) {
+            let first = self.claims.claim(&self.tables.takers, c, i);
+            self.tables.set_rif_of(c.port, first);
+        }
         if let Some(was) = was {
-            let RifKind::Port(old) = was.kind;
-            if old != port {
-                self.own_port(old);
-            }
             self.leave(is_closed(&was), was.vrf);
         }
-        self.own_port(port);
         Ok(())
     }
 
     fn remove_rif(&mut self, id: RifId) {
         let Some(i) = self.rifs.present(&id) else { return };
         let was = self.rifs.put(i, None);
+        self.release_claim(was.as_ref().and_then(|e| self.claim(e)), i);
         self.tables.set_rif(i, None);
         if let Some(was) = was {
-            let RifKind::Port(port) = was.kind;
-            self.own_port(port);
             self.leave(is_closed(&was), was.vrf);
         }
         self.sweep_rif(i);
@@ -211,16 +220,18 @@ impl SimChip {
         }
     }
 
-    /// Find the interface that a port's frames belong to. While two claim them, neither does.
-    fn own_port(&self, port: PortId) {
-        let (mut owner, mut owners) = (None, 0);
-        self.rifs.page(0, usize::MAX, |_, i, e| {
-            if e.kind == RifKind::Port(port) {
-                owner = Some(i);
-                owners += 1;
-            }
-        });
-        self.tables.set_rif_of(port, owner.filter(|_| owners == 1));
+    /// The frames that an interface takes; `None` where there are no such frames.
+    fn claim(&self, e: &RifEntry) -> Option<Claim> {
+        let RifKind::Port { port, tags } = e.kind;
+        let real = (port.0 as usize) < self.ports.len() && tags.iter().all(|t| (1..=4094).contains(&t.vid));
+        real.then(|| Claim { port, tags: tags.into(), mac: e.mac })
+    }
+
+    fn release_claim(&mut self, claim: Option<Claim>, i: u32) {
+        if let Some(c) = claim {
+            let first = self.claims.release(&self.tables.takers, c, i);
+            self.tables.set_rif_of(c.port, first);
+        }
     }
 
     fn sweep_rif(&mut self, i: u32) {

@@ -25,4 +25,4 @@ pub mod worker;
 
 pub use chip::SimChip;
 pub use counters::WorkerCounters;
-pub use stage::{Packet, Pipeline, Verdict};
+pub use stage::{Packet, Pipeline, ROOM, Verdict, with_room};

@@ -2,14 +2,14 @@
 //!
 //! Made once per worker; a batch allocates nothing. Who reads and who looks at the frames is not known here.
 
-use hal::{DropReason, PortId};
+use hal::PortId;
 
-use crate::stage::{Packet, Verdict};
+use crate::stage::{Packet, ROOM};
 
 /// Frames read at once.
 pub const SLOTS: usize = 32;
-/// Bytes in front of a frame, for a restored VLAN tag.
-pub const HEADROOM: usize = 16;
+/// Bytes in front of a frame, for a restored VLAN tag and for those that the pipeline pushes.
+pub const HEADROOM: usize = (4 + ROOM).next_multiple_of(16);
 /// Longest frame on a wire: an IP packet of 65,535, its Ethernet header and tags.
 pub const FRAME: usize = (65_536 + 64_usize).next_multiple_of(64);
 /// Bytes of a frame that a slot takes: a super-frame as long as the kernel makes them (`GSO_MAX_SIZE`). Touched when used.
@@ -92,11 +92,11 @@ impl Pool {
         for f in &self.frames {
             let (area, base) = if f.part { (&mut parts, &mut parts_at) } else { (&mut slots, &mut slots_at) };
             // Frames ascend within their area, so each is cut off the front of what is left of it.
-            let (_, rest) = core::mem::take(area).split_at_mut(f.at as usize - *base);
-            let (frame, rest) = rest.split_at_mut(f.len as usize);
+            let (_, rest) = core::mem::take(area).split_at_mut(f.at as usize - ROOM - *base);
+            let (room, rest) = rest.split_at_mut(ROOM + f.len as usize);
             *area = rest;
             *base = (f.at + f.len) as usize;
-            out.push(Packet { port, frame, verdict: Verdict::Drop(DropReason::Runt) });
+            out.push(Packet::new(port, room));
         }
         out
     }
@@ -120,6 +120,7 @@ pub struct Parts<'a> {
 impl Parts<'_> {
     /// Append a frame made of these pieces, and give it back to be completed.
     pub fn push(&mut self, pieces: &[&[u8]]) -> &mut [u8] {
+        self.bytes.extend_from_slice(&[0; ROOM]);
         let at = self.bytes.len();
         for p in pieces {
             self.bytes.extend_from_slice(p);
@@ -154,7 +155,7 @@ mod tests {
             vec![3; 20],
         ];
         assert!(p.frames().eq(want.iter().map(|w| &w[..])));
-        let got: Vec<Vec<u8>> = p.packets(PortId(1)).iter().map(|p| p.frame.to_vec()).collect();
+        let got: Vec<Vec<u8>> = p.packets(PortId(1)).iter().map(|p| p.frame().to_vec()).collect();
         assert_eq!(got, want);
     }
 }

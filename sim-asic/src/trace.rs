@@ -108,8 +108,8 @@ pub enum Step {
 }
 
 impl SimChip {
-    /// Decide on a frame as a pipeline does, and say why. It is rewritten if the verdict is to forward; nothing is counted.
-    pub fn trace(&self, port: PortId, frame: &mut [u8]) -> (Verdict, Vec<Step>) {
+    /// Decide on a frame as a pipeline does, and say why. It becomes what is sent if the verdict is to forward; nothing is counted.
+    pub fn trace(&self, port: PortId, frame: &mut Vec<u8>) -> (Verdict, Vec<Step>) {
         let mut raw = Vec::new();
         let verdict = stage::explain(self.tables(), &self.epochs().reader(), port, frame, &mut raw);
         (verdict, raw.into_iter().map(|r| self.step(r)).collect())

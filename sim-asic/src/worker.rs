@@ -342,9 +342,9 @@ impl Worker {
         let mut packets = rx.packets(port);
         let frame = self.frame;
         packets.retain(|p| {
-            let fits = p.frame.len() <= frame;
+            let fits = p.frame().len() <= frame;
             if !fits {
-                c.dropped(port, DropReason::Giant, p.frame.len());
+                c.dropped(port, DropReason::Giant, p.frame().len());
             }
             fits
         });
@@ -395,7 +395,7 @@ impl Back {
             let Verdict::Trap(class) = p.verdict else { continue };
             let lost = match &self.ports[p.port.0 as usize].tap {
                 _ if !self.shared.policers.pass(class, now) => Some(DropReason::Policer),
-                Some(tap) if self.shared.is(p.port, DELIVER) => match tap.write(p.frame) {
+                Some(tap) if self.shared.is(p.port, DELIVER) => match tap.write(p.frame()) {
                     Ok(()) => None,
                     Err(e) if matches!(e.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM)) => {
                         Some(DropReason::TrapQueue)
@@ -405,7 +405,7 @@ impl Back {
                 _ => Some(DropReason::HostIf),
             };
             match lost {
-                Some(why) => counters.trap_dropped(p.port, class, why, p.frame.len()),
+                Some(why) => counters.trap_dropped(p.port, class, why, p.frame().len()),
                 None => punted = true,
             }
         }
@@ -417,10 +417,10 @@ impl Back {
             let Some(out) = self.ports.get(to.0 as usize) else { break };
             let mut frames = smallvec::SmallVec::<[&[u8]; BATCH]>::new();
             for p in &batch[done..] {
-                if let Verdict::Forward { port, len } = p.verdict
+                if let Some((port, frame)) = p.sent()
                     && port == to
                 {
-                    frames.push(&p.frame[..(len as usize).min(p.frame.len())]);
+                    frames.push(frame);
                 }
             }
             out.tx.send(&frames, &mut |f, sent| match sent {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use hal::*;
-use sim_asic::{Packet, SimChip, Verdict};
+use sim_asic::{Packet, SimChip, with_room};
 
 const PORTS: u32 = 4;
 const WORKERS: usize = 3;
@@ -49,7 +49,7 @@ fn chip() -> SimChip {
             PortEntry { name, ifindex: n + 1, netns, mac, mtu: 1500, admin: true, link: true, wire, fault: None };
         c.set_port(PortId(n), entry);
         let rif = RifEntry {
-            kind: RifKind::Port(PortId(n)),
+            kind: RifKind::port(PortId(n)),
             vrf: VrfId(0),
             mac,
             mtu4: 1500,
@@ -172,21 +172,18 @@ fn no_torn_or_stale_verdict() {
                 s.spawn(move || {
                     let mut last = 0;
                     while !done.load(Ordering::SeqCst) {
-                        let mut frames: Vec<_> = (0..4 * HOSTS).map(|n| frame(n % HOSTS, n / HOSTS % 2 == 1)).collect();
+                        let frames = (0..4 * HOSTS).map(|n| frame(n % HOSTS, n / HOSTS % 2 == 1));
+                        let mut frames: Vec<_> = frames.map(|f| with_room(&f)).collect();
                         let turn = reader.pin();
                         let floor = in_force.load(Ordering::SeqCst);
-                        let mut batch: Vec<Packet> = frames
-                            .iter_mut()
-                            .map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) })
-                            .collect();
+                        let mut batch: Vec<Packet> = frames.iter_mut().map(|f| Packet::new(PortId(0), f)).collect();
                         pipe.run(&mut batch);
-                        let verdicts: Vec<_> = batch.iter().map(|p| p.verdict).collect();
                         // What is in force while a turn lasts has begun after it, or just before: the writer waits.
                         let ceiling = in_force.load(Ordering::SeqCst) + 1;
                         drop(turn);
                         let mut newest = 0;
-                        for (f, v) in frames.iter().zip(verdicts) {
-                            let Verdict::Forward { port, .. } = v else { panic!("{v:?}: there is always a route") };
+                        for p in &batch {
+                            let Some((port, f)) = p.sent() else { panic!("{:?}: there is always a route", p.verdict) };
                             let g = generation(&f[..6], port.0);
                             assert!((floor..=ceiling).contains(&g), "generation {g}, in force {floor} to {ceiling}");
                             newest = newest.max(g);

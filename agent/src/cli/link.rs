@@ -20,8 +20,9 @@ fn text(v: &Value) -> String {
 }
 
 fn link(v: &Value) -> String {
+    let on = v["on"].as_str().map_or_else(String::new, |l| format!("@{l}"));
     let mut out = format!(
-        "{}: {}: <{}>{}{}\n",
+        "{}: {}{on}: <{}>{}{}\n",
         plain(&v["ifindex"]),
         plain(&v["ifname"]),
         strings(&v["flags"]).join(","),
@@ -38,7 +39,9 @@ fn link(v: &Value) -> String {
             None => String::new(),
         };
         let ways = [way("ipv4", "ipv4"), way("ipv6", "ipv6"), way("egress", "egress")].concat();
-        out += &format!("    port {}{ways}\n", plain(&v["port"]));
+        let tag = |t: &Value| format!(" protocol {} id {}", plain(&t["protocol"]), plain(&t["id"]));
+        let tags: String = v["tags"].as_array().into_iter().flatten().map(tag).collect();
+        out += &format!("    port {}{tags}{ways}\n", plain(&v["port"]));
     }
     for w in strings(&v["why"]) {
         out += &format!("    punt: {w}\n");
@@ -49,6 +52,18 @@ fn link(v: &Value) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    #[test]
+    fn a_sub_interface_has_its_tags() {
+        let v = json!([{"ifindex": 9, "ifname": "c", "flags": ["UP"], "mtu": 1500, "operstate": "UP", "port": "swp1",
+            "on": "s", "ipv4": true, "ipv6": true, "egress": true, "why": [],
+            "tags": [{"protocol": "802.1ad", "id": 100}, {"protocol": "802.1Q", "id": 5}]}]);
+        assert_eq!(
+            super::text(&v),
+            "9: c@s: <UP> mtu 1500 state UP\n    \
+             port swp1 protocol 802.1ad id 100 protocol 802.1Q id 5 ipv4 offload ipv6 offload egress offload\n"
+        );
+    }
 
     #[test]
     fn it_reads_like_ip_link() {

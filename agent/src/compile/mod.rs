@@ -12,9 +12,10 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use hal::{Addr, Family, PortEntry, PortId, Prefix, Profile, RifId, VrfId};
+use hal::{Addr, Family, PortEntry, PortId, Prefix, Profile, RifId, Tags, VrfId};
+use smallvec::SmallVec;
 
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Stacked};
 use crate::policy::{Finding, Polled, Scope};
 use vrf::Vrfs;
 
@@ -23,7 +24,7 @@ use vrf::Vrfs;
 pub struct Facts<'a> {
     /// The kernel's objects.
     pub mirror: &'a Mirror,
-    /// Which netdevs are front-panel ports.
+    /// Which netdevs are front-panel ports, or stand on one.
     pub ports: &'a Ports,
     /// What policy closes.
     pub gate: &'a Gate,
@@ -35,33 +36,77 @@ pub struct Facts<'a> {
     pub vrfs: &'a Vrfs,
 }
 
-/// The chip's ports whose netdev is in the agent's network namespace, by ifindex.
+/// Where a device that has a router interface stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Stand {
+    /// The port that its frames pass.
+    pub port: PortId,
+    /// The tags that they bear there.
+    pub tags: Tags,
+    /// The devices below it, down to the port's netdev; none below that itself.
+    pub below: SmallVec<[u32; 2]>,
+}
+
+/// The chip's ports whose netdev is in the agent's network namespace, and the devices there that stand on one in a way that
+/// the chip has words for: those are the devices that have a router interface.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Ports {
     by_ifindex: BTreeMap<u32, (PortId, PortEntry)>,
+    stands: BTreeMap<u32, Stand>,
 }
 
 impl Ports {
-    /// From the chip's table.
-    pub fn new<'a>(netns: u64, table: impl Iterator<Item = (&'a PortId, &'a PortEntry)>) -> Self {
+    /// From the chip's table and the kernel's devices.
+    pub fn new<'a>(netns: u64, table: impl Iterator<Item = (&'a PortId, &'a PortEntry)>, mirror: &Mirror) -> Self {
         let ours = table.filter(|(_, e)| e.netns == netns && e.ifindex != 0);
-        Ports { by_ifindex: ours.map(|(id, e)| (e.ifindex, (*id, e.clone()))).collect() }
+        let mut ports =
+            Ports { by_ifindex: ours.map(|(id, e)| (e.ifindex, (*id, e.clone()))).collect(), ..Ports::default() };
+        let known = ports.by_ifindex.keys().copied();
+        let stacked = mirror.links().filter(|l| l.stacked != Stacked::Other).map(|l| l.ifindex);
+        ports.stands = known.chain(stacked).filter_map(|i| Some((i, ports.find(mirror, i)?))).collect();
+        ports
+    }
+    /// Down from a device to the port that it stands on: by up to two VLAN devices, and a macvlan on top of all.
+    fn find(&self, mirror: &Mirror, ifindex: u32) -> Option<Stand> {
+        let (mut below, mut tags, mut at) = (SmallVec::new(), SmallVec::<[_; 2]>::new(), ifindex);
+        loop {
+            if let Some((port, _)) = self.by_ifindex.get(&at) {
+                let tags = tags.iter().rev().try_fold(Tags::None, |all, t| all.with(*t))?;
+                return Some(Stand { port: *port, tags, below });
+            }
+            let l = mirror.link(at)?;
+            match l.stacked {
+                Stacked::Vlan { tag, .. } if tags.len() < 2 && (1..=4094).contains(&tag.vid) => tags.push(tag),
+                Stacked::Macvlan(mode) if below.is_empty() && rif::macvlan(mode) => {}
+                _ => return None,
+            }
+            at = l.lower?;
+            below.push(at);
+        }
     }
     /// The port whose netdev has that index.
     pub fn get(&self, ifindex: u32) -> Option<&(PortId, PortEntry)> {
         self.by_ifindex.get(&ifindex)
     }
-    /// Whether it is a port's netdev.
-    pub fn has(&self, ifindex: u32) -> bool {
-        self.by_ifindex.contains_key(&ifindex)
+    /// Where a device stands that has a router interface.
+    pub fn stand(&self, ifindex: u32) -> Option<&Stand> {
+        self.stands.get(&ifindex)
     }
-    /// All, by ifindex.
+    /// Whether the device has a router interface: it is a port's netdev, or stands on one.
+    pub fn has(&self, ifindex: u32) -> bool {
+        self.stands.contains_key(&ifindex)
+    }
+    /// The ports, by ifindex of their netdevs.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &(PortId, PortEntry))> {
         self.by_ifindex.iter().map(|(i, p)| (*i, p))
     }
-    /// Their interfaces' names in the chip.
+    /// All devices that have a router interface, by ifindex.
+    pub fn stands(&self) -> impl Iterator<Item = (u32, &Stand)> {
+        self.stands.iter().map(|(i, s)| (*i, s))
+    }
+    /// The interfaces' names in the chip.
     pub fn rifs(&self) -> impl Iterator<Item = RifId> + '_ {
-        self.by_ifindex.keys().map(|i| RifId(*i))
+        self.stands.keys().map(|i| RifId(*i))
     }
 }
 
@@ -125,7 +170,7 @@ impl Gate {
 /// Why hardware does not carry something. Prints as a clause for `route show` and `status`.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Why {
-    /// Leaves by a device that is not a front-panel port.
+    /// Leaves by a device that is not a front-panel port, and stands on none in a way that is offloaded.
     NotPort(u32),
     /// `RTA_NH_ID` names a next-hop object that the kernel has not announced.
     NextHopObject(u32),
@@ -197,6 +242,14 @@ pub enum Why {
     VrfFilling,
     /// It belongs to a VRF, and no rule of the family has its packets look up the VRF's table before others.
     VrfRule,
+    /// What a device below it, of that name, is closed for.
+    Below(String, Box<Why>),
+    /// A VLAN device without `reorder_hdr`, or with a flag that is not known.
+    VlanFlags,
+    /// `egress-qos-map`
+    QosMap,
+    /// A macvlan of mode bridge.
+    MacvlanBridge,
     /// No usable Ethernet address.
     NoMac,
     /// `IFLA_XDP`
@@ -263,6 +316,12 @@ impl fmt::Display for Why {
             Why::VrfFilling => f.write_str("the routes of its VRF are on their way to the chip"),
             Why::VrfRule => f.write_str("no rule looks up its VRF's table before table main (ip rule, l3mdev)"),
             Why::Master(m) => write!(f, "the port is a member of {m}, not offloaded yet"),
+            Why::Below(name, why) => write!(f, "{why}: {name}, on which it stands"),
+            Why::VlanFlags => f.write_str("hands frames on with their tags (reorder_hdr off), or has a flag that is not known here"),
+            Why::QosMap => f.write_str("gives its tags priorities (egress-qos-map), not offloaded yet"),
+            Why::MacvlanBridge => f.write_str(
+                "a macvlan of mode bridge: others on the same device may get its frames, and not the wire (use mode private)",
+            ),
             Why::NoMac => f.write_str("the device has no unicast Ethernet address"),
             Why::Xdp => f.write_str("an XDP program is attached"),
             Why::NotForwarding => f.write_str("forwarding is off"),

@@ -1,12 +1,12 @@
-//! The `rif` table: every front-panel port in the switch's namespace has an interface, open as far as the kernel and policy
-//! let it. Routes never depend on what is closed here.
+//! The `rif` table: every front-panel port in the switch's namespace has an interface, and so has every VLAN device and macvlan
+//! that stands on one, open as far as the kernel and policy let it. Routes never depend on what is closed here.
 
-use hal::{Mac, PortEntry, PortId, RifEntry, RifKind, Urpf, V4, V6, VrfId};
+use hal::{Mac, RifEntry, RifKind, Urpf, V4, V6, VrfId};
 
 use super::group::IFF_UP;
 use super::vrf::{self, Place};
-use super::{Facts, Why};
-use crate::mirror::{Link, VrfOrder};
+use super::{Facts, Stand, Why};
+use crate::mirror::{Link, Stacked, VrfOrder};
 use crate::policy::Scope;
 
 /// An interface and what keeps it closed.
@@ -22,14 +22,14 @@ pub struct RifSpec {
     pub egress: Option<Why>,
 }
 
-/// The VRF that a port is in: its device and its number.
+/// The VRF that a device is in: its device and its number.
 #[derive(Clone, Copy)]
 struct Inside {
     dev: u32,
     id: VrfId,
 }
 
-/// The VRF that a port is in, if any.
+/// The VRF that a device is in, if any.
 ///
 /// # Errors
 /// Why nothing of it can be forwarded.
@@ -44,30 +44,72 @@ fn inside(f: &Facts<'_>, link: &Link) -> Result<Option<Inside>, Why> {
     }
 }
 
-/// What closes an interface both ways; else its MAC and the VRF that it is in.
-fn both(f: &Facts<'_>, ifindex: u32, link: Option<&Link>) -> Result<(Mac, Option<Inside>), Why> {
-    let link = link.ok_or(Why::NoLink)?;
+/// `MACVLAN_MODE_*` (`linux/if_link.h`)
+const PRIVATE: u32 = 1;
+const VEPA: u32 = 2;
+const BRIDGE: u32 = 4;
+
+/// Whether a macvlan of that mode has the frames to its own MAC, and those alone.
+pub(super) fn macvlan(mode: u32) -> bool {
+    matches!(mode, PRIVATE | VEPA | BRIDGE)
+}
+
+/// What closes a device both ways, for itself and for what stands on it.
+fn passes<'a>(f: &Facts<'a>, ifindex: u32) -> Result<&'a Link, Why> {
+    let link = f.mirror.link(ifindex).ok_or(Why::NoLink)?;
     if link.flags & IFF_UP == 0 {
         return Err(Why::AdminDown);
     }
-    let inside = inside(f, link)?;
     if link.xdp {
         return Err(Why::Xdp);
     }
-    // The frames of its members are a VRF device's too (`vrf_ip_rcv`, `vrf_ip6_rcv`): so are its hooks.
-    let master = Scope::Link(inside.map_or(ifindex, |v| v.dev));
-    if let Some(found) = f.gate.closed(&[Scope::All, Scope::Link(ifindex), master]) {
+    if let Stacked::Vlan { plain: false, .. } = link.stacked {
+        return Err(Why::VlanFlags);
+    }
+    if let Some(found) = f.gate.closed(&[Scope::All, Scope::Link(ifindex)]) {
         return Err(Why::Policy(found.why.clone()));
+    }
+    Ok(link)
+}
+
+/// What closes an interface both ways; else its MAC and the VRF that it is in.
+fn both(f: &Facts<'_>, ifindex: u32, stand: &Stand) -> Result<(Mac, Option<Inside>), Why> {
+    let link = passes(f, ifindex)?;
+    let inside = inside(f, link)?;
+    // The frames of its members are a VRF device's too (`vrf_ip_rcv`, `vrf_ip6_rcv`): so are its hooks.
+    if let Some(found) = inside.and_then(|v| f.gate.closed(&[Scope::Link(v.dev)])) {
+        return Err(Why::Policy(found.why.clone()));
+    }
+    for i in &stand.below {
+        let name = || f.mirror.link(*i).map_or_else(|| format!("device {i}"), |l| l.name.clone());
+        let below = |why| Why::Below(name(), Box::new(why));
+        let lower = passes(f, *i).map_err(below)?;
+        // A VRF has what is left for IP; any other master takes frames, or sends them, as it sees fit.
+        vrf::master(f.mirror, lower).map_err(below)?;
     }
     let mac = link.mac.filter(|m| m.is_unicast()).ok_or(Why::NoMac)?;
     Ok((mac, inside))
 }
 
-/// What the chip should hold for the port with that netdev.
-pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifSpec {
+/// What closes an interface, or one below it, for what would leave by it.
+fn out(f: &Facts<'_>, ifindex: u32, stand: &Stand) -> Option<Why> {
+    core::iter::once(&ifindex).chain(&stand.below).find_map(|i| match f.mirror.link(*i)?.stacked {
+        Stacked::Vlan { mapped: true, .. } => Some(Why::QosMap),
+        // The others may be in other namespaces.
+        Stacked::Macvlan(BRIDGE) => Some(Why::MacvlanBridge),
+        _ => None,
+    })
+}
+
+/// What the chip should hold for the device of that index; `None` if it has no router interface.
+pub fn rif(f: &Facts<'_>, ifindex: u32) -> Option<RifSpec> {
+    let stand = f.ports.stand(ifindex)?;
     let link = f.mirror.link(ifindex);
-    let both = both(f, ifindex, link);
+    let both = both(f, ifindex, stand);
     let closed = both.as_ref().err().cloned();
+    let egress = closed.clone().or_else(|| out(f, ifindex, stand));
+    // An interface that is closed has a MAC, too, so that its frames do not look like nobody's.
+    let own = || f.ports.get(ifindex).map(|(_, e)| e.mac).or(link?.mac);
     let inside = both.as_ref().ok().and_then(|(_, v)| *v);
     let dev = inside.map_or(ifindex, |v| v.dev);
     let ruled = |order| (inside.is_some() && order == VrfOrder::Never).then_some(Why::VrfRule);
@@ -93,16 +135,16 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
         .or_else(|| ruled(f.vrfs.order::<V6>()));
     // The value in force is the maximum of `all` and the device; above 1 the kernel compares with 1 only, so it is loose.
     let rp = conf4.map_or(1, |c| c.rp_filter).max(f.mirror.netconf4_all().map_or(1, |c| c.rp_filter));
-    RifSpec {
+    Some(RifSpec {
         entry: RifEntry {
-            kind: RifKind::Port(port),
+            kind: RifKind::Port { port: stand.port, tags: stand.tags },
             vrf: inside.map_or(vrf::DEFAULT, |v| v.id),
-            mac: both.map_or(entry.mac, |(mac, _)| mac),
+            mac: both.ok().map(|(mac, _)| mac).or_else(own).unwrap_or_default(),
             mtu4: link.map_or(0, |l| l.mtu),
             mtu6: mtu6.unwrap_or(0),
             ingress4: ingress4.is_none(),
             ingress6: ingress6.is_none(),
-            egress: closed.is_none(),
+            egress: egress.is_none(),
             same4: link.zip(f.polled).is_some_and(|(l, p)| !p.redirects(&l.name)),
             urpf: match rp {
                 0 => Urpf::Off,
@@ -113,6 +155,6 @@ pub fn rif(f: &Facts<'_>, ifindex: u32, port: PortId, entry: &PortEntry) -> RifS
         },
         ingress4,
         ingress6,
-        egress: closed,
-    }
+        egress,
+    })
 }

@@ -52,7 +52,7 @@ pub struct Vrfs {
 impl Vrfs {
     /// As the kernel has them; `place` says how far hardware is.
     pub fn new(m: &Mirror, ports: &Ports, place: impl Fn(VrfId) -> Place) -> Vrfs {
-        let masters: BTreeSet<u32> = ports.iter().filter_map(|(i, _)| m.link(i)?.master).collect();
+        let masters: BTreeSet<u32> = ports.rifs().filter_map(|r| m.link(r.0)?.master).collect();
         let mut all = BTreeMap::new();
         for l in m.links().filter(|l| l.kind == "vrf" && masters.contains(&l.ifindex)) {
             if let Some(id) = l.table.and_then(router) {

@@ -288,9 +288,13 @@ impl Core {
         if *fresh.gate != *live.gate {
             said.push("rules or policy: what the kernel's and what the agent's close differ".to_owned());
         }
-        for (i, (id, e)) in live.ports.iter() {
-            if compile::rif::rif(&fresh, i, *id, e) != compile::rif::rif(&live, i, *id, e) {
-                said.push(format!("interface {i}: the kernel's and the agent's differ"));
+        let ports = self.ports_of(shadow);
+        if ports != self.ports {
+            said.push("what stands on the ports: the kernel's and the agent's differ".to_owned());
+        }
+        for r in live.ports.rifs() {
+            if compile::rif::rif(&fresh, r.0) != compile::rif::rif(&live, r.0) {
+                said.push(format!("interface {r}: the kernel's and the agent's differ"));
             }
         }
         let keys = core::iter::once(Global.into()).chain(self.ports.rifs().map(AnyKey::from));

@@ -289,11 +289,16 @@ impl Core {
             + u64::from(d.netconf)
             + u64::from(d.rules)
             + u64::from(d.doubt);
-        for i in &d.links {
-            self.program.rif.touch(RifId(*i));
-            // What a VRF's device is decides over its members.
-            if self.mirror.link(*i).is_none_or(|l| l.kind == "vrf") {
-                self.touch_rifs();
+        if d.stacks && self.ports_of(&self.mirror) != self.ports {
+            self.count_ports();
+        }
+        // What a VRF's device is decides over its members.
+        if d.links.iter().any(|i| self.mirror.link(*i).is_none_or(|l| l.kind == "vrf")) {
+            self.touch_rifs();
+        }
+        for (i, stand) in self.ports.stands() {
+            if d.links.contains(&i) || stand.below.iter().any(|b| d.links.contains(b)) {
+                self.program.rif.touch(RifId(i));
             }
         }
         self.vrfs_look |= d.rules || !d.links.is_empty();
@@ -366,13 +371,14 @@ impl Core {
         }
     }
 
-    /// The chip's ports changed: what hangs on which netdev is a port is looked at again.
+    fn ports_of(&self, mirror: &Mirror) -> Ports {
+        Ports::new(self.cfg.netns, self.table_ports.iter(), mirror)
+    }
+
+    /// The chip's ports changed, or what stands on them: what hangs on which netdev has an interface is looked at again.
     fn count_ports(&mut self) {
-        let ports = Ports::new(self.cfg.netns, self.table_ports.iter());
-        let moved = {
-            let key = |p: &Ports| p.iter().map(|(i, (id, _))| (i, *id)).collect::<Vec<_>>();
-            key(&ports) != key(&self.ports)
-        };
+        let ports = self.ports_of(&self.mirror);
+        let moved = !ports.stands().eq(self.ports.stands());
         self.touch_rifs();
         self.ports = ports;
         self.touch_rifs();
@@ -399,7 +405,7 @@ impl Core {
 
     /// Policy is read by name: a port that came, went or was renamed has to be read before it opens. So has a VRF that ports are in.
     fn name_ports(&mut self) {
-        let ports = self.ports.iter().filter_map(|(i, _)| self.mirror.link(i));
+        let ports = self.ports.rifs().filter_map(|r| self.mirror.link(r.0));
         let master =
             |l: &crate::mirror::Link| vrf::master(&self.mirror, l).ok().flatten().map(|m| (m.ifindex, m.name.clone()));
         let named: BTreeMap<u32, String> =

@@ -5,7 +5,7 @@ mod nexthop;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Addr, Counters, Fwd, Prefix, Usage, V4, V6, VrfId};
+use hal::{Addr, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
@@ -317,7 +317,7 @@ fn ports(core: &Core) -> Vec<Value> {
     let row = |(id, e): (&hal::PortId, &hal::PortEntry)| {
         let ours = e.netns == core.cfg.netns && e.ifindex != 0;
         let link = ours.then(|| core.mirror.link(e.ifindex)).flatten();
-        let spec = ours.then(|| compile::rif::rif(&facts, e.ifindex, *id, e));
+        let spec = ours.then(|| compile::rif::rif(&facts, e.ifindex)).flatten();
         let why = |f: fn(&compile::rif::RifSpec) -> &Option<Why>| match &spec {
             None => Some("its netdev is not in the agent's network namespace".to_owned()),
             Some(s) => f(s).as_ref().map(|w| named(core, w)),
@@ -383,15 +383,21 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
         if let Some(m) = l.master {
             o.insert("master".into(), dev(core, m).into());
         }
-        if let Some((id, e)) = core.ports.get(l.ifindex) {
-            let spec = compile::rif::rif(&facts, l.ifindex, *id, e);
+        if let Some(spec) = compile::rif::rif(&facts, l.ifindex) {
+            let RifKind::Port { port, tags } = spec.entry.kind;
             let mut why: Vec<String> =
                 [&spec.egress, &spec.ingress4, &spec.ingress6].into_iter().flatten().map(|w| named(core, w)).collect();
-            why.extend(e.fault.map(|f| fault(f).to_owned()));
+            if let Some((_, e)) = core.ports.get(l.ifindex) {
+                why.extend(e.fault.map(|f| fault(f).to_owned()));
+                o.insert("wire".into(), e.wire.clone().into());
+                o.insert("link".into(), e.link.into());
+            } else {
+                o.insert("on".into(), l.lower.map(|i| dev(core, i)).into());
+            }
             why.dedup();
-            o.insert("port".into(), e.name.clone().into());
-            o.insert("wire".into(), e.wire.clone().into());
-            o.insert("link".into(), e.link.into());
+            o.insert("port".into(), core.table_ports.get(&port).map(|e| e.name.clone()).into());
+            let tags = tags.iter().map(|t| json!({"protocol": t.tpid, "id": t.vid}));
+            o.insert("tags".into(), tags.collect::<Vec<_>>().into());
             o.insert("ipv4".into(), spec.entry.ingress4.into());
             o.insert("ipv6".into(), spec.entry.ingress6.into());
             o.insert("egress".into(), spec.entry.egress.into());

@@ -40,6 +40,8 @@ impl Mirror {
             return;
         }
         self.dirt.links.insert(l.ifindex);
+        let stands = |l: &Link| (l.lower, l.stacked);
+        self.dirt.stacks |= old.as_ref().map(stands) != Some(stands(&l));
         let Some(old) = old else { return };
         let i = l.ifindex;
         if (old.mtu, old.mtu6) != (l.mtu, l.mtu6) {
@@ -114,6 +116,7 @@ impl Mirror {
             return;
         }
         self.dirt.links.insert(i);
+        self.dirt.stacks = true;
         for id in self.ctx.objects.on(i) {
             self.object_gone(seq, id);
         }

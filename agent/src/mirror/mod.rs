@@ -71,6 +71,8 @@ const NTF_PROXY: u8 = 8;
 pub struct Dirt {
     /// Devices that came, went or changed, themselves, in their netconf or in their addresses.
     pub links: BTreeSet<u32>,
+    /// What stands on what: a device came or went, or stands otherwise than before.
+    pub stacks: bool,
     /// Netconf of `all` or `default` of some family changed.
     pub netconf: bool,
     /// IPv4 addresses that this machine took or gave up. Their /32 is among the dirty prefixes too.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hal::Mac;
+use hal::{Mac, Tag};
 use smallvec::SmallVec;
 
 macro_rules! bitflags_lite {
@@ -42,6 +42,10 @@ pub struct Link {
     pub master: Option<u32>,
     /// The routing table of a VRF device (`IFLA_VRF_TABLE`).
     pub table: Option<u32>,
+    /// `IFLA_LINK`: the device that it stands on, if that is in this namespace.
+    pub lower: Option<u32>,
+    /// How it stands on it.
+    pub stacked: Stacked,
     /// `IFLA_CARRIER`.
     pub carrier: bool,
     /// `IFLA_OPERSTATE` (`IF_OPER_*`, RFC 2863).
@@ -52,6 +56,25 @@ pub struct Link {
     pub xdp: bool,
     /// IPv6 MTU in bytes, as `IFLA_INET6_CONF` has it; `None` if IPv6 is not on the device.
     pub mtu6: Option<u32>,
+}
+
+/// How a device stands on another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Stacked {
+    /// Not at all, or in a way that is not known here.
+    #[default]
+    Other,
+    /// `vlan`: it has the frames with that tag.
+    Vlan {
+        /// The tag. Of any number: the kernel takes 0, too.
+        tag: Tag,
+        /// Whether the tag is taken off what comes in (`VLAN_FLAG_REORDER_HDR`), and no flag is set that is not known.
+        plain: bool,
+        /// Whether frames leave with priorities (`IFLA_VLAN_EGRESS_QOS`).
+        mapped: bool,
+    },
+    /// `macvlan`: it has the frames to its own MAC. `MACVLAN_MODE_*` (`linux/if_link.h`).
+    Macvlan(u32),
 }
 
 /// `RTM_NEWNETCONF` of one family, for a device, for `all` or for `default`.

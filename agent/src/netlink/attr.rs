@@ -83,6 +83,13 @@ impl Attr<'_> {
             _ => Err(Malformed("attribute is not one byte")),
         }
     }
+    /// The payload as a `u16` of the machine's order.
+    ///
+    /// # Errors
+    /// It is not two bytes.
+    pub fn u16(&self) -> Result<u16, Malformed> {
+        Ok(u16::from_ne_bytes(self.data.try_into().map_err(|_| Malformed("attribute is not two bytes"))?))
+    }
     /// The payload as a `u32` of the machine's order.
     ///
     /// # Errors

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use hal::{Addr, Family, Mac, V4, V6};
+use hal::{Addr, Family, Mac, Tag, Tpid, V4, V6};
 
-use super::attr::{Attrs, Malformed, u16_at, u32_at};
+use super::attr::{Attr, Attrs, Malformed, u16_at, u32_at};
 use super::{AF_INET, AF_INET6, Of, Unknowns};
-use crate::mirror::{AddrEntry, AddrKey, Link, Neigh, Rule};
+use crate::mirror::{AddrEntry, AddrKey, Link, Neigh, Rule, Stacked};
 
 fn mac(b: &[u8]) -> Option<Mac> {
     Some(Mac(b.try_into().ok()?))
@@ -41,20 +41,26 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
         flags: u32_at(head, 8).unwrap_or(0),
         master: None,
         table: None,
+        lower: None,
+        stacked: Stacked::Other,
         carrier: true,
         operstate: 0,
         carrier_down: 0,
         xdp: false,
         mtu6: None,
     };
+    let mut elsewhere = false;
     for a in attrs {
         let a = a?;
         match a.kind {
             1 if ether => l.mac = mac(a.data),
             3 => l.name = a.text(),
             4 => l.mtu = a.u32()?,
+            5 => l.lower = Some(a.u32()?).filter(|i| *i != 0),
+            // IFLA_LINK_NETNSID: the device below is in another namespace, and its index says nothing here.
+            37 => elsewhere = true,
             10 => l.master = Some(a.u32()?).filter(|m| *m != 0),
-            // IFLA_LINKINFO: IFLA_INFO_KIND, and of a VRF IFLA_INFO_DATA, IFLA_VRF_TABLE
+            // IFLA_LINKINFO: IFLA_INFO_KIND, IFLA_INFO_DATA, of a VRF with IFLA_VRF_TABLE
             18 => {
                 let mut data = None;
                 for i in a.nested() {
@@ -71,6 +77,11 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
                         l.table = Some(d.u32()?);
                     }
                 }
+                l.stacked = match (&l.kind[..], data) {
+                    ("vlan", Some(d)) => vlan(&d)?,
+                    ("macvlan", Some(d)) => macvlan(&d)?,
+                    _ => Stacked::Other,
+                };
             }
             // IFLA_AF_SPEC, AF_INET6, IFLA_INET6_CONF: an array of which the third number is DEVCONF_MTU6 (linux/ipv6.h).
             26 => {
@@ -102,7 +113,48 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
             k => unknown.beyond(69, Of::Link, k),
         }
     }
+    l.lower = l.lower.filter(|_| !elsewhere);
     Ok(Some(l))
+}
+
+/// `IFLA_INFO_DATA` of a `vlan` (`IFLA_VLAN_*`).
+fn vlan(data: &Attr<'_>) -> Result<Stacked, Malformed> {
+    /// `VLAN_FLAG_REORDER_HDR`, and with it those of no say in forwarding: GVRP, loose binding, MVRP, bridge binding
+    /// (`linux/if_vlan.h`).
+    const REORDER: u32 = 1;
+    const KNOWN: u32 = 0x1f;
+    let (mut vid, mut tpid, mut flags, mut mapped) = (None, Some(Tpid::Dot1q), 0, false);
+    for a in data.nested() {
+        let a = a?;
+        match a.kind {
+            1 => vid = Some(a.u16()?),
+            // struct ifla_vlan_flags: flags, mask
+            2 => flags = u32_at(a.data, 0).ok_or(Malformed("VLAN flags"))?,
+            3 => mapped = a.nested().next().is_some(),
+            5 => {
+                tpid = match a.data {
+                    [0x81, 0x00] => Some(Tpid::Dot1q),
+                    [0x88, 0xa8] => Some(Tpid::Dot1ad),
+                    _ => None,
+                }
+            }
+            _ => {}
+        }
+    }
+    let Some((vid, tpid)) = vid.zip(tpid) else { return Ok(Stacked::Other) };
+    let plain = flags & REORDER != 0 && flags & !KNOWN == 0;
+    Ok(Stacked::Vlan { tag: Tag { tpid, vid }, plain, mapped })
+}
+
+/// `IFLA_INFO_DATA` of a `macvlan` (`IFLA_MACVLAN_MODE`).
+fn macvlan(data: &Attr<'_>) -> Result<Stacked, Malformed> {
+    for a in data.nested() {
+        let a = a?;
+        if a.kind == 1 {
+            return Ok(Stacked::Macvlan(a.u32()?));
+        }
+    }
+    Ok(Stacked::Other)
 }
 
 /// `RTM_*ADDR` (`struct ifaddrmsg`, `linux/if_addr.h`). `Ok(None)` for other families than IP.

@@ -23,8 +23,8 @@ pub struct Stacked<'a> {
     pub macvlan_mode: Option<u32>,
 }
 
-/// Kinds that take tagged frames, or packets addressed to the switch, both of which are trapped; and pairs, whose
-/// `IFLA_LINK` is the other end.
+/// Kinds that take tagged frames, which are trapped where no interface of the chip's takes them, or packets addressed to the
+/// switch; and pairs, whose `IFLA_LINK` is the other end.
 const HARMLESS: &[&str] = &[
     "veth",
     "netkit",
@@ -41,7 +41,7 @@ const HARMLESS: &[&str] = &[
     "ip6tnl",
     "sit",
 ];
-/// `MACVLAN_MODE_PRIVATE`, `VEPA`, `BRIDGE`: they take frames to their own MAC, which are trapped. Not `PASSTHRU` and
+/// `MACVLAN_MODE_PRIVATE`, `VEPA`, `BRIDGE`: they take frames to their own MAC alone. Not `PASSTHRU` and
 /// `SOURCE`, which take frames addressed to the device below.
 const MACVLAN_MODES: [u32; 3] = [1, 2, 4];
 

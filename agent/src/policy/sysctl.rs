@@ -6,7 +6,8 @@
 //! - `ipv4/ip_forward`, `conf/*/forwarding`, `rp_filter`, `ignore_routes_with_linkdown`: announced by netconf, compiled.
 //!   IPv4's are read all the same: set over rtnetlink (`IFLA_INET_CONF`), they change without netconf's word.
 //! - `ipv6/conf/*/force_forwarding`: only opens more than `all/forwarding`; what it opens is trapped as not forwarding.
-//! - `ipv4/ip_forward_update_priority`: `skb->priority` picks a band of the queue and a VLAN priority; no RIF has a tag.
+//! - `ipv4/ip_forward_update_priority`: `skb->priority` picks a band of the queue, and a VLAN priority where an
+//!   egress-qos-map says so, which closes the interface.
 //! - `ipv4/conf/*/proxy_arp*`, `arp_*`, `medium_id`, `ipv6/conf/*/proxy_ndp`, `ndisc_*`: decide over ARP and ND alone.
 //! - `route_localnet`, `accept_local`, `bootp_relay`, `bc_forwarding`, `mc_forwarding`, `drop_unicast_in_l2_multicast`,
 //!   `src_valid_mark`: about loopback, own and zero sources, broadcast, multicast, which are all trapped; or about a mark that

@@ -74,7 +74,7 @@ impl Program {
             AnyKey::Port(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => Ok(()),
             AnyKey::Switch(k) => given::<table::Switch>(&self.switch, k, Some(&compile::switch::switch(f)), |_| false),
             AnyKey::Rif(k) => {
-                let want = f.ports.get(k.0).map(|(id, e)| compile::rif::rif(f, k.0, *id, e).entry);
+                let want = compile::rif::rif(f, k.0).map(|s| s.entry);
                 given::<table::Rif>(&self.rif, k, want.as_ref(), |e| closed(e).as_ref() == Some(e))
             }
             AnyKey::Neigh4(k) => {

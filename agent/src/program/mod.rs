@@ -537,7 +537,7 @@ impl Program {
         self.rif.plan(
             now,
             false,
-            |r, _| f.ports.get(r.0).map(|(id, e)| compile::rif::rif(f, r.0, *id, e).entry),
+            |r, _| compile::rif::rif(f, r.0).map(|s| s.entry),
             closed,
             &mut sets[1],
             &mut removes[1],

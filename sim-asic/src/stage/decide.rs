@@ -4,7 +4,7 @@
 
 use hal::{DropReason, TrapClass, Urpf};
 
-use super::parse::{ETH, Head};
+use super::parse::Head;
 use super::resolve::{Way, resolve, unicast};
 use super::{Verdict, rewrite, trap};
 use crate::table::{Hop, Leaf, Tables};
@@ -17,11 +17,11 @@ pub(crate) fn forward(
     h: &Head,
     dst: Leaf,
     src: Leaf,
-    frame: &mut [u8],
+    buf: &mut [u8],
     way: &mut Way,
     note: &mut impl Note,
 ) -> Verdict {
-    match checked(t, h, dst, src, frame, way, note) {
+    match checked(t, h, dst, src, buf, way, note) {
         Ok(v) | Err(v) => v,
     }
 }
@@ -32,7 +32,7 @@ fn checked(
     h: &Head,
     dst: Leaf,
     src: Leaf,
-    frame: &mut [u8],
+    buf: &mut [u8],
     way: &mut Way,
     note: &mut impl Note,
 ) -> Result<Verdict, Verdict> {
@@ -61,10 +61,10 @@ fn checked(
     if h.ttl <= 1 {
         return trap(TrapClass::Ttl, note);
     }
-    let out = resolve(t, h, (dst, hop), frame, way, note)?;
-    rewrite::packet(h, &out, frame);
+    let out = resolve(t, h, (dst, hop), buf, way, note)?;
+    let (grown, len) = rewrite::packet(h, &out, buf);
     note.note(|| Raw::Forward(out.port));
-    Ok(Verdict::Forward { port: out.port, len: ETH as u32 + h.len })
+    Ok(Verdict::Forward { port: out.port, grown, len })
 }
 
 /// Whether an IPv4 source passes (`rp_filter`; `fib_validate_source` in the kernel).

@@ -6,7 +6,7 @@
 
 use hal::HashPolicy;
 
-use super::parse::{ETH, Family, Head, be16, be32, dst6, src6};
+use super::parse::{Family, Head, be16, be32, dst6, src6};
 use crate::table::Tables;
 
 const ICMP: u8 = 1;
@@ -52,15 +52,15 @@ impl Keys {
 
 /// The hash of a parsed packet.
 #[inline(never)]
-pub(super) fn packet(t: &Tables, h: &Head, frame: &[u8]) -> u32 {
+pub(super) fn packet(t: &Tables, h: &Head, buf: &[u8]) -> u32 {
     let policies = t.policies();
     // The packet alone, without padding.
-    let ip = frame.get(ETH..ETH + h.len as usize).unwrap_or(&[]);
+    let ip = buf.get(h.at as usize..).and_then(|ip| ip.get(..h.len as usize)).unwrap_or(&[]);
     let keys = match (h.family, policies.0, policies.1) {
         (Family::V4, HashPolicy::L3, _) => l3_4(h, ip),
         (Family::V4, HashPolicy::L4, _) => l4_4(h, ip),
-        (Family::V6, _, HashPolicy::L3) => l3_6(frame, ip),
-        (Family::V6, _, HashPolicy::L4) => l4_6(frame, ip),
+        (Family::V6, _, HashPolicy::L3) => l3_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
+        (Family::V6, _, HashPolicy::L4) => l4_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
     };
     keys.hash(t.seed)
 }
@@ -95,7 +95,7 @@ fn label(ip: &[u8]) -> u32 {
 }
 
 /// `ip6_multipath_l3_keys`.
-fn l3_6(frame: &[u8], ip: &[u8]) -> Keys {
+fn l3_6(keys: Keys, ip: &[u8]) -> Keys {
     let proto = ip.get(6).copied().unwrap_or(0);
     if proto == ICMP6
         // Destination unreachable, packet too big, time exceeded, parameter problem.
@@ -105,12 +105,11 @@ fn l3_6(frame: &[u8], ip: &[u8]) -> Keys {
         let addr = |at: usize| quoted.get(at..at + 16).and_then(|a| a.try_into().ok()).map_or(0, u128::from_be_bytes);
         return Keys { proto: quoted[6], label: label(quoted), ..Keys::between(addr(8), addr(24)) };
     }
-    Keys { proto, label: label(ip), ..Keys::between(src6(frame), dst6(frame)) }
+    Keys { proto, label: label(ip), ..keys }
 }
 
 /// The flow dissector's keys: behind hop-by-hop, routing and destination headers; a fragment header ends the walk.
-fn l4_6(frame: &[u8], ip: &[u8]) -> Keys {
-    let mut keys = Keys::between(src6(frame), dst6(frame));
+fn l4_6(mut keys: Keys, ip: &[u8]) -> Keys {
     let mut proto = ip.get(6).copied().unwrap_or(0);
     let mut at = 40;
     for _ in 0..HEADERS {

@@ -14,10 +14,11 @@ mod tests;
 
 use std::sync::Arc;
 
-use hal::{DropReason, PortId, TableId, TrapClass};
+use hal::{DropReason, Mac, PortId, TableId, TrapClass};
 
 use crate::counters::{PortCells, WorkerCounters};
 use crate::sync::Reader;
+use crate::table::takers::{Claim, TagWord};
 use crate::table::{Leaf, NODE, Rif, Tables, lpm6};
 use crate::trace::{Note, Raw};
 use parse::{Family, Head};
@@ -27,11 +28,13 @@ use sample::Ring;
 /// What is to be done with a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
-    /// Send the first `len` bytes of the (rewritten) buffer out of the wire of `port`.
+    /// Send the (rewritten) frame out of the wire of `port`.
     Forward {
         /// Where to.
         port: PortId,
-        /// How much of the buffer: padding behind the IP packet is cut off.
+        /// By how many bytes of VLAN tags it grew at its front; below 0: shrank.
+        grown: i8,
+        /// Its bytes now: padding behind the IP packet is cut off.
         len: u32,
     },
     /// Give the frame, which is as it was received, to the kernel through its ingress port's netdev.
@@ -40,15 +43,50 @@ pub enum Verdict {
     Drop(DropReason),
 }
 
+/// Bytes in front of a frame in the buffer that it is in: for the tags that it may get.
+pub const ROOM: usize = 8;
+
 /// One received frame, from the Ethernet header on, without checksum.
 #[derive(Debug)]
 pub struct Packet<'a> {
     /// The port that it came in by.
     pub port: PortId,
-    /// The frame; changed only where the verdict is [`Verdict::Forward`].
-    pub frame: &'a mut [u8],
+    /// [`ROOM`], then the frame.
+    buf: &'a mut [u8],
     /// Set by the pipeline.
     pub verdict: Verdict,
+}
+
+/// A frame in a buffer of its own, with [`ROOM`] before it.
+pub fn with_room(frame: &[u8]) -> Vec<u8> {
+    [&[0; ROOM], frame].concat()
+}
+
+impl<'a> Packet<'a> {
+    /// A frame that came in by that port: what is in `buf` behind its first [`ROOM`] bytes.
+    pub fn new(port: PortId, buf: &'a mut [u8]) -> Self {
+        Packet { port, buf, verdict: Verdict::Drop(DropReason::Runt) }
+    }
+    /// The frame as it was received; of one whose verdict is [`Verdict::Forward`] what is left of it.
+    #[inline(always)]
+    pub fn frame(&self) -> &[u8] {
+        self.buf.get(ROOM..).unwrap_or_default()
+    }
+    /// What is to be sent, and where.
+    #[inline(always)]
+    pub fn sent(&self) -> Option<(PortId, &[u8])> {
+        self.verdict.sent(self.buf)
+    }
+}
+
+impl Verdict {
+    /// What of the buffer (room and frame) is to be sent, and where.
+    #[inline(always)]
+    fn sent(self, buf: &[u8]) -> Option<(PortId, &[u8])> {
+        let Verdict::Forward { port, grown, len } = self else { return None };
+        let from = ROOM.saturating_add_signed(-isize::from(grown));
+        Some((port, buf.get(from..)?.get(..len as usize)?))
+    }
 }
 
 /// Frames that go through a step together.
@@ -83,12 +121,26 @@ struct Scratch {
 #[derive(Clone, Copy)]
 struct Ingress {
     port: PortId,
+    /// The first interface for its untagged frames.
     rif: Option<(u32, Rif)>,
+    /// The interface that another frame was found to belong to.
+    other: Option<(Claim, u32, Rif)>,
 }
 
 impl Ingress {
     fn of(t: &Tables, port: PortId) -> Self {
-        Ingress { port, rif: t.rif_of(port).and_then(|i| Some((i, t.rif(i)?))) }
+        Ingress { port, rif: t.rif_of(port).and_then(|i| Some((i, t.rif(i)?))), other: None }
+    }
+    /// The interface that takes frames to that MAC with these tags.
+    #[inline]
+    fn other(&mut self, t: &Tables, tags: TagWord, mac: [u8; 6]) -> Option<(u32, Rif)> {
+        let claim = Claim { port: self.port, tags, mac: Mac(mac) };
+        if let Some((_, i, rif)) = self.other.filter(|(c, ..)| *c == claim) {
+            return Some((i, rif));
+        }
+        let (i, rif) = t.taker(&claim)?;
+        self.other = Some((claim, i, rif));
+        Some((i, rif))
     }
 }
 
@@ -131,7 +183,7 @@ impl Pipeline {
                 to[1] += bytes;
             };
             for p in run {
-                let len = p.frame.len() as u64;
+                let len = p.frame().len() as u64;
                 bytes += len;
                 match p.verdict {
                     Verdict::Forward { .. } => {}
@@ -161,20 +213,24 @@ impl Pipeline {
     }
 }
 
-/// Look one frame up as [`Pipeline::run`] does, and say why. The frame is rewritten if forwarded; nothing is counted.
-pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut [u8], steps: &mut Vec<Raw>) -> Verdict {
+/// Look one frame up as [`Pipeline::run`] does, and say why. The frame becomes what is sent, if it is forwarded; nothing is counted.
+pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut Vec<u8>, steps: &mut Vec<Raw>) -> Verdict {
     let _pin = reader.pin();
-    let ingress = Ingress::of(t, port);
-    match parse::frame(t.frame, ingress.rif.as_ref(), frame, steps) {
+    let mut buf = with_room(frame);
+    let v = match parse::frame(t, &mut Ingress::of(t, port), &buf, steps) {
         Err(v) => v,
         Ok(h) => {
             let (dst, src) = match h.family {
                 Family::V4 => (t.routes4.lookup(h.vrf, h.dst4), t.routes4.lookup(h.vrf, h.src4)),
-                Family::V6 => (t.routes6.lookup(h.vrf, parse::dst6(frame)), Leaf::NONE),
+                Family::V6 => (t.routes6.lookup(h.vrf, parse::dst6(&h, &buf)), Leaf::NONE),
             };
-            decide::forward(t, &h, dst, src, frame, &mut Way::default(), steps)
+            decide::forward(t, &h, dst, src, &mut buf, &mut Way::default(), steps)
         }
+    };
+    if let Some((_, sent)) = v.sent(&buf) {
+        *frame = sent.to_vec();
     }
+    v
 }
 
 /// The verdicts of up to [`CHUNK`] frames. Returns one destination that was forwarded.
@@ -186,7 +242,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);
         }
-        match parse::frame(t.frame, ingress.rif.as_ref(), p.frame, &mut ()) {
+        match parse::frame(t, &mut ingress, p.buf, &mut ()) {
             Err(v) => p.verdict = v,
             Ok(head) => {
                 match head.family {
@@ -194,7 +250,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
                         dst[i] = t.routes4.start(head.vrf, head.dst4);
                         src[i] = t.routes4.start(head.vrf, head.src4);
                     }
-                    Family::V6 => dst[i] = t.routes6.start(head.vrf, parse::dst6(p.frame)),
+                    Family::V6 => dst[i] = t.routes6.start(head.vrf, parse::dst6(&head, p.buf)),
                 }
                 // Without a branch that no one could foretell.
                 let six = usize::from(head.family == Family::V6);
@@ -213,7 +269,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
         let h = &heads[i];
         let d = t.routes4.finish(h.vrf, h.dst4, dst[i]);
         let s = t.routes4.finish(h.vrf, h.src4, src[i]);
-        chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].frame, &mut way, &mut ());
+        chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].buf, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) {
             sample = Some((TableId::Route4, h.vrf, u128::from(h.dst4)));
         }
@@ -224,7 +280,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     let todo6 = &todo6[..n6];
     for &i in todo6 {
         let i = usize::from(i);
-        (dst[i], rest[i]) = t.routes6.root_cell(heads[i].vrf, parse::dst6(chunk[i].frame), dst[i]);
+        (dst[i], rest[i]) = t.routes6.root_cell(heads[i].vrf, parse::dst6(&heads[i], chunk[i].buf), dst[i]);
     }
     // Level by level, each over all that were not at their leaf before.
     live[..n6].copy_from_slice(todo6);
@@ -249,10 +305,10 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     for &i in todo6 {
         let i = usize::from(i);
         let h = &heads[i];
-        let d = t.routes6.end(h.vrf, || parse::dst6(chunk[i].frame), dst[i]);
-        chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].frame, &mut way, &mut ());
+        let d = t.routes6.end(h.vrf, || parse::dst6(h, chunk[i].buf), dst[i]);
+        chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].buf, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) && sample.is_none() {
-            sample = Some((TableId::Route6, h.vrf, parse::dst6(chunk[i].frame)));
+            sample = Some((TableId::Route6, h.vrf, parse::dst6(h, chunk[i].buf)));
         }
     }
     sample

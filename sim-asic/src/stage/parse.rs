@@ -5,8 +5,9 @@
 
 use hal::{DropReason, TrapClass, Urpf};
 
-use super::{Verdict, trap};
-use crate::table::Rif;
+use super::{Ingress, ROOM, Verdict, trap};
+use crate::table::takers::TagWord;
+use crate::table::{Rif, Tables};
 use crate::trace::{Note, Raw};
 
 /// Length of an Ethernet header without tags.
@@ -44,6 +45,8 @@ pub(crate) struct Head {
     /// Index of the interface that it came in by.
     pub(crate) rif: u32,
     pub(crate) vrf: u32,
+    /// Where the IP packet begins in the buffer.
+    pub(crate) at: u32,
     /// Bytes of the IP packet; the frame holds all of them.
     pub(crate) len: u32,
     /// Addresses of an IPv4 packet.
@@ -63,57 +66,119 @@ fn be128(b: &[u8], at: usize) -> u128 {
     b.get(at..at + 16).and_then(|s| s.try_into().ok()).map_or(0, u128::from_be_bytes)
 }
 
-/// Source address of a frame whose [`Head`] says IPv6.
-pub(crate) fn src6(frame: &[u8]) -> u128 {
-    be128(frame, ETH + 8)
-}
-
-/// Destination address of a frame whose [`Head`] says IPv6.
-pub(crate) fn dst6(frame: &[u8]) -> u128 {
-    be128(frame, ETH + 24)
-}
-
-/// Parse and check a frame that came in by the interface `rif`.
+/// Source address of a packet whose [`Head`] says IPv6.
 #[inline(always)]
-pub(crate) fn frame(
-    longest: usize,
-    rif: Option<&(u32, Rif)>,
-    frame: &[u8],
-    note: &mut impl Note,
-) -> Result<Head, Verdict> {
+pub(crate) fn src6(h: &Head, buf: &[u8]) -> u128 {
+    be128(buf, h.at as usize + 8)
+}
+
+/// Destination address of a packet whose [`Head`] says IPv6.
+#[inline(always)]
+pub(crate) fn dst6(h: &Head, buf: &[u8]) -> u128 {
+    be128(buf, h.at as usize + 24)
+}
+
+/// Parse and check a frame that came in by a port.
+#[inline(always)]
+pub(super) fn frame(t: &Tables, ingress: &mut Ingress, buf: &[u8], note: &mut impl Note) -> Result<Head, Verdict> {
+    let frame = buf.get(ROOM..).unwrap_or_default();
     let Some((eth, ip)) = frame.split_at_checked(ETH) else { return drop(DropReason::Runt, note) };
-    if frame.len() > longest {
+    if frame.len() > t.frame {
         return drop(DropReason::Giant, note);
     }
     let ethertype = be16(eth, 12);
-    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ {
-        return trap(TrapClass::Vlan, note);
+    if is_tag(ethertype) {
+        return tagged(t, ingress, frame, note);
     }
-    if ethertype == ETHERTYPE_ARP {
-        return trap(TrapClass::Arp, note);
-    }
-    // Before the MAC is looked at, so that solicitations have the class that they are policed by.
-    if ethertype == ETHERTYPE_IP6 && ip.len() > IP6 && ip[6] == ICMP6 && (133..=137).contains(&ip[IP6]) {
-        return trap(TrapClass::Nd, note);
-    }
-    let Some((index, rif)) = rif else { return trap(TrapClass::NoRif, note) };
-    note.note(|| Raw::Ingress(*index));
+    solicitation(ethertype, ip, note)?;
+    let Some((mut index, mut rif)) = ingress.rif else { return trap(TrapClass::NoRif, note) };
+    note.note(|| Raw::Ingress(index));
     if ethertype != ETHERTYPE_IP4 && ethertype != ETHERTYPE_IP6 {
         return trap(TrapClass::Protocol, note);
     }
     if eth[..6] != rif.mac {
-        let class = match eth[0] & 1 {
-            1 if eth[..6] == [0xff; 6] => TrapClass::Broadcast,
-            1 => TrapClass::Multicast,
-            _ => TrapClass::OtherMac,
+        let Some(found) = ingress.other(t, TagWord::default(), mac(eth)) else {
+            return stranger(eth, TrapClass::OtherMac, note);
         };
-        return trap(class, note);
+        (index, rif) = found;
+        note.note(|| Raw::Ingress(index));
     }
+    packet(eth, ethertype, ip, ETH, (index, &rif), note)
+}
+
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
+}
+
+fn mac(eth: &[u8]) -> [u8; 6] {
+    eth.first_chunk().copied().unwrap_or_default()
+}
+
+/// ARP and neighbour discovery have the class that they are policed by, whomever they are addressed to.
+#[inline(always)]
+fn solicitation(ethertype: u16, ip: &[u8], note: &mut impl Note) -> Result<(), Verdict> {
+    if ethertype == ETHERTYPE_ARP {
+        return trap(TrapClass::Arp, note);
+    }
+    if ethertype == ETHERTYPE_IP6 && ip.len() > IP6 && ip[6] == ICMP6 && (133..=137).contains(&ip[IP6]) {
+        return trap(TrapClass::Nd, note);
+    }
+    Ok(())
+}
+
+/// A frame that no interface takes; `unicast` is the class of one to a single station.
+fn stranger<T>(eth: &[u8], unicast: TrapClass, note: &mut impl Note) -> Result<T, Verdict> {
+    let class = match eth[0] & 1 {
+        1 if eth[..6] == [0xff; 6] => TrapClass::Broadcast,
+        1 => TrapClass::Multicast,
+        _ => unicast,
+    };
+    trap(class, note)
+}
+
+/// A frame whose EtherType is that of a tag.
+#[inline(never)]
+fn tagged(t: &Tables, ingress: &mut Ingress, frame: &[u8], note: &mut impl Note) -> Result<Head, Verdict> {
+    let (mut tags, mut at) = (TagWord::default(), ETH);
+    loop {
+        let tpid = be16(frame, at - 2);
+        if !is_tag(tpid) {
+            break;
+        }
+        // The tag's other half, and an EtherType behind it. VID 0 is a priority alone: whose the frame is then, the kernel knows.
+        let vid = be16(frame, at) & 0xfff;
+        if tags.count() == 2 || frame.len() < at + 4 || vid == 0 {
+            return trap(TrapClass::Vlan, note);
+        }
+        tags = tags.with(TagWord::tag(tpid == ETHERTYPE_QINQ, vid));
+        at += 4;
+    }
+    let (eth, ip) = frame.split_at_checked(at).unwrap_or_default();
+    let ethertype = be16(eth, at - 2);
+    solicitation(ethertype, ip, note)?;
+    let Some((index, rif)) = ingress.other(t, tags, mac(eth)) else { return stranger(eth, TrapClass::Vlan, note) };
+    note.note(|| Raw::Ingress(index));
+    if ethertype != ETHERTYPE_IP4 && ethertype != ETHERTYPE_IP6 {
+        return trap(TrapClass::Protocol, note);
+    }
+    packet(eth, ethertype, ip, at, (index, &rif), note)
+}
+
+/// An IP packet to the interface's MAC, which begins `at` bytes into the frame.
+#[inline(always)]
+fn packet(
+    eth: &[u8],
+    ethertype: u16,
+    ip: &[u8],
+    at: usize,
+    (index, rif): (u32, &Rif),
+    note: &mut impl Note,
+) -> Result<Head, Verdict> {
     // An interface with a group address for MAC: the kernel has none.
     if eth[0] & 1 == 1 {
         return trap(TrapClass::Multicast, note);
     }
-    let head = Head { rif: *index, vrf: rif.vrf, urpf: rif.urpf, ..Head::default() };
+    let head = Head { rif: index, vrf: rif.vrf, urpf: rif.urpf, at: (ROOM + at) as u32, ..Head::default() };
     if ethertype == ETHERTYPE_IP4 {
         ip4(ip, Head { family: Family::V4, enabled: rif.ingress4, ..head }, note)
     } else {

@@ -7,6 +7,7 @@ use super::parse::{Family, Head, dst6};
 use super::{Verdict, hash, trap};
 use crate::table::group::{Choice, Next};
 use crate::table::neigh::Neighs;
+use crate::table::takers::TagWord;
 use crate::table::{Egress, Hop, Leaf, Tables};
 use crate::trace::{Note, Raw};
 
@@ -16,6 +17,7 @@ pub(super) struct Out {
     pub(super) port: PortId,
     pub(super) src: [u8; 6],
     pub(super) dst: [u8; 6],
+    pub(super) tags: TagWord,
 }
 
 /// Through which adjacency the last packets of a chunk went, for those behind them that match the same route: trains of
@@ -43,14 +45,14 @@ pub(super) fn resolve(
     t: &Tables,
     h: &Head,
     (leaf, hop): (Leaf, Hop),
-    frame: &[u8],
+    buf: &[u8],
     way: &mut Way,
     note: &mut impl Note,
 ) -> Result<Out, Verdict> {
     match hop {
         Hop::Trap(c) => trap(c, note),
         Hop::Drop(d) => dropped(d, note),
-        Hop::Connected(rif) => connected(t, h, (rif, u32::MAX), frame, note),
+        Hop::Connected(rif) => connected(t, h, (rif, u32::MAX), buf, note),
         Hop::Group(g) => {
             let again = way.leaf == leaf.0;
             if let Some(a) = &way.to
@@ -65,7 +67,7 @@ pub(super) fn resolve(
                 Choice::Empty => return trap(TrapClass::Punt, note),
                 Choice::One(next) => (next, true),
                 Choice::Several { at, len } => {
-                    let hash = hash::packet(t, h, frame);
+                    let hash = hash::packet(t, h, buf);
                     let member = t.groups.member(at, len, hash);
                     note.note(|| Raw::Member { hash, member: member as u32, of: len });
                     (t.groups.next(at, member), false)
@@ -76,7 +78,7 @@ pub(super) fn resolve(
                 Next::Absent => return trap(TrapClass::Dangling, note),
                 Next::Trap(c) => return trap(c, note),
                 Next::Drop(d) => return dropped(d, note),
-                Next::Connected(rif) => return connected(t, h, (rif, mtu), frame, note),
+                Next::Connected(rif) => return connected(t, h, (rif, mtu), buf, note),
                 Next::Neigh4(slot) => (&t.neigh4, slot),
                 Next::Neigh6(slot) => (&t.neigh6, slot),
             };
@@ -93,10 +95,10 @@ pub(super) fn resolve(
 
 /// To the packet's own destination on an interface.
 #[inline(always)]
-fn connected(t: &Tables, h: &Head, (rif, mtu): (u32, u32), frame: &[u8], note: &mut impl Note) -> Result<Out, Verdict> {
+fn connected(t: &Tables, h: &Head, (rif, mtu): (u32, u32), buf: &[u8], note: &mut impl Note) -> Result<Out, Verdict> {
     let (neighs, addr) = match h.family {
         Family::V4 => (&t.neigh4, u128::from(h.dst4)),
-        Family::V6 => (&t.neigh6, dst6(frame)),
+        Family::V6 => (&t.neigh6, dst6(h, buf)),
     };
     if t.egress(rif).is_none() {
         return trap(TrapClass::Dangling, note);
@@ -138,7 +140,7 @@ fn out(
     if !t.link(a.rif.port()) {
         return trap(TrapClass::PortDown, note);
     }
-    Ok(Out { port: a.rif.port(), src: a.rif.mac(), dst: mac })
+    Ok(Out { port: a.rif.port(), src: a.rif.mac(), dst: mac, tags: a.rif.tags() })
 }
 
 /// Whether any member of a group leads to a neighbour through an interface that `wanted` takes.

@@ -1,16 +1,29 @@
-//! The rewrite: addresses, TTL and checksum. Only frames that passed every check come here.
+//! The rewrite: addresses, tags, TTL and checksum. Only frames that passed every check come here.
 
+use super::ROOM;
 use super::parse::{ETH, Family, Head};
 use super::resolve::Out;
 
+/// Rewrites the frame in `buf`. Returns by how many bytes it grew at its front, and its length. The EtherType stays where it is,
+/// before the IP packet, and what is put in front of it ends there.
 #[inline(always)]
-pub(super) fn packet(h: &Head, out: &Out, frame: &mut [u8]) {
-    let Some((eth, ip)) = frame.split_at_mut_checked(ETH) else { return };
-    eth[..6].copy_from_slice(&out.dst);
-    eth[6..12].copy_from_slice(&out.src);
+pub(super) fn packet(h: &Head, out: &Out, buf: &mut [u8]) -> (i8, u32) {
+    let head = ETH + 4 * out.tags.count();
+    let grown = (ROOM + head) as i8 - h.at as i8;
+    let sent = (grown, head as u32 + h.len);
+    let Some((eth, ip)) = buf.split_at_mut_checked(h.at as usize) else { return sent };
+    let Some(eth) = eth.len().checked_sub(head).and_then(|at| eth.get_mut(at..)) else { return sent };
+    let Some((macs, rest)) = eth.split_at_mut_checked(12) else { return sent };
+    macs[..6].copy_from_slice(&out.dst);
+    macs[6..].copy_from_slice(&out.src);
+    if head > ETH {
+        for (to, tag) in rest.chunks_exact_mut(4).zip(out.tags.wire()) {
+            to.copy_from_slice(&tag);
+        }
+    }
     match h.family {
         Family::V4 => {
-            let Some(ip) = ip.first_chunk_mut::<20>() else { return };
+            let Some(ip) = ip.first_chunk_mut::<20>() else { return sent };
             let check = ttl_decreased(u16::from_be_bytes([ip[10], ip[11]]));
             [ip[10], ip[11]] = check.to_be_bytes();
             ip[8] = h.ttl - 1;
@@ -21,6 +34,7 @@ pub(super) fn packet(h: &Head, out: &Out, frame: &mut [u8]) {
             }
         }
     }
+    sent
 }
 
 /// The header checksum after the TTL went down by one (RFC 1624), 0xffff never coming out of it: as `ip_decrease_ttl`.
@@ -32,6 +46,7 @@ fn ttl_decreased(check: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::table::takers::TagWord;
 
     /// A header's checksum from scratch (RFC 1071).
     fn checksum(header: &[u8]) -> u16 {
@@ -44,18 +59,20 @@ mod tests {
 
     #[test]
     fn every_checksum_stays_right() {
-        let out = Out { port: hal::PortId(0), src: [2; 6], dst: [4; 6] };
+        let out = Out { port: hal::PortId(0), src: [2; 6], dst: [4; 6], tags: TagWord::default() };
         for id in 0..=u16::MAX {
             for ttl in [2u8, 3, 64, 255] {
-                let mut frame = [0; 34];
+                let mut buf = [0; ROOM + 34];
+                let frame = &mut buf[ROOM..];
                 frame[14] = 0x45;
                 frame[17] = 20;
                 frame[18..20].copy_from_slice(&id.to_be_bytes());
                 frame[22] = ttl;
                 let c = checksum(&frame[14..34]);
                 frame[24..26].copy_from_slice(&c.to_be_bytes());
-                let head = Head { ttl, len: 20, ..Head::default() };
-                packet(&head, &out, &mut frame);
+                let head = Head { ttl, len: 20, at: (ROOM + ETH) as u32, ..Head::default() };
+                assert_eq!(packet(&head, &out, &mut buf), (0, 34));
+                let frame = &mut buf[ROOM..];
                 let got = [frame[24], frame[25]];
                 [frame[24], frame[25]] = [0, 0];
                 assert_eq!(frame[22], ttl - 1);

@@ -7,12 +7,14 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::*;
 use crate::SimChip;
 
+mod tags;
+
 const PORTS: usize = 4;
 
 pub(crate) fn profile() -> Profile {
     Profile {
         name: "test".into(),
-        rifs: 8,
+        rifs: 16,
         neigh4: 32,
         neigh6: 32,
         nexthops: 32,
@@ -49,7 +51,7 @@ fn host(n: u32) -> Mac {
 
 fn rif(n: u32) -> RifEntry {
     RifEntry {
-        kind: RifKind::Port(PortId(n)),
+        kind: RifKind::port(PortId(n)),
         vrf: VrfId(0),
         mac: mac(n),
         mtu4: 1500,
@@ -123,10 +125,11 @@ impl Bench {
     }
     /// Verdict on a frame that came in by port 0; checks that pipeline and trace agree, and that only what is forwarded changes.
     fn run(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
-        let mut buf = frame.to_vec();
-        let mut batch = [Packet { port: PortId(0), frame: &mut buf, verdict: Verdict::Drop(DropReason::Runt) }];
+        let mut buf = [&[0xaa; ROOM], frame].concat();
+        let mut batch = [Packet::new(PortId(0), &mut buf)];
         self.pipe.run(&mut batch);
         let verdict = batch[0].verdict;
+        let buf = batch[0].sent().map_or(batch[0].frame(), |s| s.1).to_vec();
         let mut again = frame.to_vec();
         let (traced, steps) = self.chip.trace(PortId(0), &mut again);
         assert_eq!((traced, &again), (verdict, &buf), "{steps:?}");
@@ -209,7 +212,8 @@ fn empty_tables_trap() {
     chip.set_port(PortId(0), port_entry(0, true));
     let mut pipe = chip.pipeline();
     let mut f = udp4("10.0.0.2", "10.0.1.2");
-    let mut batch = [Packet { port: PortId(0), frame: &mut f, verdict: Verdict::Drop(DropReason::Runt) }];
+    f.splice(..0, [0; ROOM]);
+    let mut batch = [Packet::new(PortId(0), &mut f)];
     pipe.run(&mut batch);
     assert_eq!(batch[0].verdict, Verdict::Trap(TrapClass::NoRif));
 }
@@ -221,18 +225,18 @@ fn a_packet_is_forwarded_rewritten_and_trimmed() {
         let mut f = udp4("10.0.0.2", dst);
         f.resize(60, 0xee);
         let (v, out) = b.run(&f);
-        assert_eq!(v, Verdict::Forward { port: PortId(1), len: 42 });
+        assert_eq!(v, Verdict::Forward { port: PortId(1), grown: 0, len: 42 });
         let mut want = f.clone();
         want[..6].copy_from_slice(&host(1).0);
         want[6..12].copy_from_slice(&mac(1).0);
         want[22] = 63;
         checksum(&mut want[14..34]);
-        assert_eq!(out, want);
+        assert_eq!(out, want[..42]);
     }
     for dst in ["2001:db8:1::2", "2001:db8:123::5"] {
         let f = udp6("2001:db8:0::2", dst);
         let (v, out) = b.run(&f);
-        assert_eq!(v, Verdict::Forward { port: PortId(1), len: 62 });
+        assert_eq!(v, Verdict::Forward { port: PortId(1), grown: 0, len: 62 });
         let mut want = f.clone();
         want[..6].copy_from_slice(&host(1).0);
         want[6..12].copy_from_slice(&mac(1).0);
@@ -455,7 +459,7 @@ fn reverse_path_check() {
         b.set(Record::Rif(RifId(100), RifEntry { urpf, ..rif(0) }));
         for (src, passes) in cases {
             let want = if passes[i] {
-                Verdict::Forward { port: PortId(1), len: 42 }
+                Verdict::Forward { port: PortId(1), grown: 0, len: 42 }
             } else {
                 Verdict::Trap(TrapClass::Source)
             };
@@ -575,10 +579,8 @@ fn counters_and_hit_marks() {
     frames.extend(vec![udp6("2001:db8:0::2", "2001:db8:123::1"); 50]);
     frames.push(udp4("10.0.0.2", "10.0.0.1"));
     frames.push(vec![0; 10]);
-    let mut batch: Vec<Packet> = frames
-        .iter_mut()
-        .map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) })
-        .collect();
+    let mut frames: Vec<_> = frames.iter().map(|f| with_room(f)).collect();
+    let mut batch: Vec<Packet> = frames.iter_mut().map(|f| Packet::new(PortId(0), f)).collect();
     b.pipe.run(&mut batch);
     b.pipe.counters().trap_dropped(PortId(0), TrapClass::ToUs, DropReason::Policer, 42);
     let c = b.chip.counters();
@@ -641,8 +643,8 @@ proptest! {
         let p = if l4 { HashPolicy::L4 } else { HashPolicy::L3 };
         b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p }));
         let (v, out) = b.run(&f);
-        if let Verdict::Forward { port, len } = v {
-            prop_assert!(len as usize <= f.len() && port.0 < 4);
+        if let Verdict::Forward { port, grown, len } = v {
+            prop_assert!(grown == 0 && len as usize <= f.len() && port.0 < 4);
             // Nothing but MACs, TTL and checksum changes.
             let v4 = f[12..14] == [8, 0];
             for (i, (x, y)) in f.iter().zip(&out).enumerate().skip(12) {
@@ -689,17 +691,14 @@ fn tables_change_under_running_pipelines() {
                     })
                     .collect();
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    let mut frames = templates.clone();
-                    let mut batch: Vec<Packet> = frames
-                        .iter_mut()
-                        .map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) })
-                        .collect();
+                    let mut frames: Vec<_> = templates.iter().map(|f| with_room(f)).collect();
+                    let mut batch: Vec<Packet> = frames.iter_mut().map(|f| Packet::new(PortId(0), f)).collect();
                     pipe.run(&mut batch);
                     for p in &batch {
                         // Every state on the way leads to one of these; and a frame's MACs belong together.
-                        let Verdict::Forward { port, .. } = p.verdict else { panic!("{:?}", p.verdict) };
+                        let Some((port, sent)) = p.sent() else { panic!("{:?}", p.verdict) };
                         assert!((1..4).contains(&port.0));
-                        assert_eq!((&p.frame[..6], &p.frame[6..12]), (&host(port.0).0[..], &mac(port.0).0[..]));
+                        assert_eq!((&sent[..6], &sent[6..12]), (&host(port.0).0[..], &mac(port.0).0[..]));
                     }
                 }
             });

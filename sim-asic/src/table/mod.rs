@@ -11,11 +11,13 @@ pub(crate) mod lpm6;
 pub(crate) mod neigh;
 pub(crate) mod route;
 pub(crate) mod short;
+pub(crate) mod takers;
 pub(crate) mod vrfs;
 
 use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf};
 
 use crate::sync::{Records, Words32};
+use takers::{Claim, TagWord, Takers};
 
 /// A route's verdict and the length of its prefix in 32 bits, the top bit free: what LPM cells hold. 0: no route.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -86,9 +88,11 @@ pub(crate) struct Rif {
     pub(crate) urpf: Urpf,
     pub(crate) mtu4: u32,
     pub(crate) mtu6: u32,
+    /// Below [`Rif::PORTS`].
     pub(crate) port: PortId,
-    /// Root of its virtual router.
+    /// Root of its virtual router, below [`Rif::VRFS`], or [`vrfs::NOWHERE`].
     pub(crate) vrf: u32,
+    pub(crate) tags: TagWord,
 }
 
 /// MAC in the low 48 bits.
@@ -110,6 +114,9 @@ impl Rif {
     const LOOSE: u64 = 1 << 52;
     const STRICT: u64 = 1 << 53;
     const SAME4: u64 = 1 << 54;
+    /// So many ports, and roots of virtual routers with that of none, can be told apart in a record.
+    pub(crate) const PORTS: u32 = 1 << 20;
+    pub(crate) const VRFS: u32 = 1 << 12;
 
     pub(crate) fn words(&self) -> [u64; 3] {
         let flag = |on, bit| if on { bit } else { 0 };
@@ -123,7 +130,9 @@ impl Rif {
         [
             mac_word(Mac(self.mac)) | flags,
             u64::from(self.mtu4) | u64::from(self.mtu6) << 32,
-            u64::from(self.port.0) | u64::from(self.vrf) << 32,
+            u64::from(self.port.0 % Self::PORTS)
+                | u64::from(self.vrf % Self::VRFS) << 20
+                | u64::from(self.tags.0) << 32,
         ]
     }
 
@@ -143,8 +152,12 @@ impl Rif {
             },
             mtu4: b as u32,
             mtu6: (b >> 32) as u32,
-            port: PortId(c as u32),
-            vrf: (c >> 32) as u32,
+            port: PortId(c as u32 % Self::PORTS),
+            vrf: match (c >> 20) as u32 % Self::VRFS {
+                n if n == vrfs::NOWHERE % Self::VRFS => vrfs::NOWHERE,
+                n => n,
+            },
+            tags: TagWord((c >> 32) as u32),
         })
     }
 }
@@ -178,7 +191,11 @@ impl Egress {
     }
     #[inline(always)]
     pub(crate) fn port(&self) -> PortId {
-        PortId(self.0[2] as u32)
+        PortId(self.0[2] as u32 % Rif::PORTS)
+    }
+    #[inline(always)]
+    pub(crate) fn tags(&self) -> TagWord {
+        TagWord((self.0[2] >> 32) as u32)
     }
 }
 
@@ -191,10 +208,11 @@ pub(crate) struct Tables {
     pub(crate) seed: u64,
     /// Bit 0: IPv4 hashes by L4, bit 1: IPv6 does.
     switch: Words32,
-    /// Index of the port's only router interface plus one; 0: none or several.
+    /// Index of the first router interface for the port's untagged frames plus one; 0: none.
     port_rif: Words32,
     port_link: Words32,
     rifs: Records<3>,
+    pub(crate) takers: Takers,
     pub(crate) neigh4: neigh::Neighs,
     pub(crate) neigh6: neigh::Neighs,
     /// Encoded [`group::Next`].
@@ -220,6 +238,7 @@ impl Tables {
             port_rif: Words32::new(ports),
             port_link: Words32::new(ports),
             rifs: Records::new(indices(p.rifs) as usize),
+            takers: Takers::new(indices(p.rifs) as usize, seed),
             neigh4: neigh::Neighs::new(p.neigh4.saturating_add(held), seed),
             neigh6: neigh::Neighs::new(p.neigh6.saturating_add(held), seed),
             nexthops: Words32::new(indices(p.nexthops) as usize),
@@ -237,7 +256,8 @@ impl Tables {
     pub(crate) fn set_policies(&self, v4: HashPolicy, v6: HashPolicy) {
         self.switch.set(0, u32::from(v4 == HashPolicy::L4) | u32::from(v6 == HashPolicy::L4) << 1);
     }
-    /// Index of the router interface that frames of the port belong to.
+    /// Index of a router interface that untagged frames of the port belong to: the only one, as a rule. Others are found by
+    /// [`Tables::taker`].
     #[inline(always)]
     pub(crate) fn rif_of(&self, port: PortId) -> Option<u32> {
         self.port_rif.get(port.0 as usize).checked_sub(1)
@@ -255,6 +275,11 @@ impl Tables {
     #[inline(always)]
     pub(crate) fn rif(&self, index: u32) -> Option<Rif> {
         Rif::from_words(self.rifs.get(index as usize)?)
+    }
+    /// The router interface that takes frames to that MAC which come in by the port with these tags.
+    #[inline]
+    pub(crate) fn taker(&self, c: &Claim) -> Option<(u32, Rif)> {
+        self.takers.find(&self.rifs, c)
     }
     /// As [`Tables::rif`], for a packet that leaves by it.
     #[inline(always)]
@@ -296,10 +321,14 @@ mod tests {
             mtu6: u32::MAX,
             port: PortId(7),
             vrf: 3,
+            tags: TagWord(0x2064_3005),
         };
         assert_eq!(Rif::from_words(r.words()), Some(r));
         let e = Egress(r.words());
         assert_eq!((e.open(), e.mac(), e.mtu4(), e.mtu6(), e.port()), (true, r.mac, 1500, u32::MAX, PortId(7)));
+        assert_eq!(e.tags(), r.tags);
+        let nowhere = Rif { vrf: vrfs::NOWHERE, ..r };
+        assert_eq!(Rif::from_words(nowhere.words()), Some(nowhere));
         assert_eq!(Rif::from_words([0; 3]), None);
     }
 }

@@ -36,7 +36,7 @@ fn program(w: &World, a: &mut Agent) {
     for i in 1..=w.ports {
         let (id, port) = a.ports.iter().find(|p| p.1.name == format!("swp{i}")).unwrap();
         let (rif, mac) = (RifId(port.ifindex), host_mac(w, i));
-        let (kind, on) = (RifKind::Port(*id), true);
+        let (kind, on) = (RifKind::port(*id), true);
         let (ingress4, ingress6, egress, urpf) = (on, on, on, Urpf::Off);
         let entry = RifEntry {
             kind,

@@ -9,7 +9,7 @@ use hal::{
     Backend as _, DropReason, Fwd, NeighEntry, NeighKey, Op, PortEntry, PortId, Prefix, Record, RifEntry, RifId,
     RifKind, RouteKey, TrapClass, Urpf, VrfId,
 };
-use sim_asic::{Packet, SimChip, Verdict};
+use sim_asic::{Packet, SimChip, Verdict, with_room};
 
 use crate::frame::{self, checksum, host_mac, port_mac};
 use crate::scenario::Send;
@@ -44,7 +44,7 @@ fn chip(ports: usize) -> Result<SimChip> {
         };
         c.set_port(port, entry);
         let open = RifEntry {
-            kind: RifKind::Port(port),
+            kind: RifKind::port(port),
             vrf,
             mac: port_mac(n),
             mtu4: MTU,
@@ -118,10 +118,9 @@ pub fn run(ports: usize, sends: &[&Send]) -> Result<(Vec<String>, u64)> {
     let mut pipeline = chip.pipeline();
     let (mut out, mut forwarded) = (Vec::new(), 0);
     for s in sends {
-        let mut f = s.bytes.clone();
+        let mut f = with_room(&s.bytes);
         // The last bytes of a buffer that is longer than the frame must not be read: there are none.
-        let mut batch =
-            [Packet { port: PortId(s.port as u32 - 1), frame: &mut f, verdict: Verdict::Drop(DropReason::WireRx) }];
+        let mut batch = [Packet::new(PortId(s.port as u32 - 1), &mut f)];
         pipeline.run(&mut batch);
         let verdict = batch[0].verdict;
         let got = match verdict {
@@ -137,15 +136,15 @@ pub fn run(ports: usize, sends: &[&Send]) -> Result<(Vec<String>, u64)> {
                 wrong(format!("the chip says {got}, the scenario nothing: write => and what it should be behind it"))
             }
         }
-        match verdict {
-            Verdict::Forward { port, len } => {
+        match batch[0].sent() {
+            Some((port, sent)) => {
                 forwarded += 1;
-                if routed(&s.bytes, port.0 as usize + 1).as_deref() != f.get(..len as usize) {
-                    wrong(format!("what leaves is not the routed packet: {}", frame::decode(&f)));
+                if routed(&s.bytes, port.0 as usize + 1).as_deref() != Some(sent) {
+                    wrong(format!("what leaves is not the routed packet: {}", frame::decode(sent)));
                 }
             }
-            _ if f != s.bytes => wrong("it was changed, though it is not forwarded".into()),
-            _ => {}
+            None if batch[0].frame() != s.bytes => wrong("it was changed, though it is not forwarded".into()),
+            None => {}
         }
     }
     Ok((out, forwarded))
