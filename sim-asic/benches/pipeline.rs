@@ -15,6 +15,8 @@ const GROUPS: u32 = 256;
 /// Frames in flight: as many as a driver's ring holds.
 const POOL: usize = 2048;
 const BATCH: usize = 64;
+/// Each port has a sub-interface with that tag.
+const VID: u16 = 5;
 /// Bytes of a frame.
 const FRAME: usize = 64;
 
@@ -63,7 +65,10 @@ fn chip() -> SimChip {
             same4: false,
             urpf: Urpf::Off,
         };
-        set(&mut c, Record::Rif(RifId(n), rif));
+        set(&mut c, Record::Rif(RifId(n), rif.clone()));
+        let tags = Tags::One(Tag { tpid: Tpid::Dot1q, vid: VID });
+        let kind = RifKind::Port { port: PortId(n), tags };
+        set(&mut c, Record::Rif(RifId(PORTS + n), RifEntry { kind, ..rif }));
     }
     for g in 0..GROUPS {
         let rif = RifId(1 + g % (PORTS - 1));
@@ -182,6 +187,13 @@ fn frame4(buf: &mut [u8; FRAME], src: u32, dst: u32) {
     buf[24..26].copy_from_slice(&(!s as u16).to_be_bytes());
 }
 
+/// With the tag of a sub-interface.
+fn tagged4(buf: &mut [u8; FRAME], src: u32, dst: u32) {
+    frame4(buf, src, dst);
+    buf.copy_within(12..FRAME - 4, 16);
+    buf[12..16].copy_from_slice(&[0x81, 0, 0, VID as u8]);
+}
+
 fn frame6(buf: &mut [u8; FRAME], dst: u128) {
     buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
     buf[12..22].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 10, 17, 64]);
@@ -287,6 +299,15 @@ fn main() {
             frame4(f, dsts[dsts.len() - 1 - i].to_bits(), dsts[i].to_bits());
         });
         forward("ipv4: one destination", &mut pipe, |f| frame4(f, src, dsts[0].to_bits()));
+        forward("ipv4: 1 M random destinations, tagged", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            tagged4(f, src, dsts[i].to_bits());
+        });
+        let (rif, addr) = (RifId(PORTS + 1), Ipv4Addr::new(10, 9, 9, 9));
+        set(&mut c, Record::Neigh4(NeighKey { rif, addr }, NeighEntry { mac: Mac([2, 1, 0, 0, 9, 9]) }));
+        set(&mut c, Record::Route4(RouteKey { vrf: VrfId(0), prefix: Prefix::host(addr) }, Fwd::Connected(rif)));
+        forward("ipv4: to a tagged neighbour", &mut pipe, |f| frame4(f, src, addr.to_bits()));
+        forward("ipv4: tagged, to a tagged neighbour", &mut pipe, |f| tagged4(f, src, addr.to_bits()));
         together("ipv4: 1 M random destinations", &c, 2, |w| {
             let (dsts, mut i) = (&dsts, w * dsts.len() / 2);
             move |f| {

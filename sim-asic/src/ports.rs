@@ -17,6 +17,8 @@ use crate::hostif::{Place, Tap};
 use crate::netlink::{Link, Monitor, Netlink};
 use crate::netns::NetNs;
 use crate::state::{Known, State};
+use crate::sync::Words32;
+use crate::wire::mtu::{self, Mtu};
 use crate::wire::packet;
 use crate::wire::{Wire, WireSpec, device};
 use crate::worker;
@@ -63,8 +65,10 @@ struct Port {
     delivering: bool,
     /// Losses of carrier so far: one more without a change seen in between is a flap.
     downs: u32,
-    /// The MTU that the wire's device last refused, so that it is not asked again and again.
-    refused: Option<u32>,
+    /// What the wire's device said to the MTU that it is to have.
+    mtu: Mtu,
+    /// Tells the wire how long the frames are that it takes.
+    longest: Arc<Words32>,
 }
 
 /// All ports. See the module.
@@ -162,7 +166,7 @@ impl Ports {
             }
             let Some(old) = &k.wire else { continue };
             if !specs.iter().any(|s| matches!(&s.wire, WireSpec::Packet { ifname, .. } if ifname == old)) {
-                let back = give_back(&mut self.chip, old, k.from.as_deref());
+                let back = give_back(&mut self.chip, old, &k);
                 info!("port {}: {}", k.name, back.map_err(|e| format!("port {}: {e}", k.name))?);
             }
         }
@@ -172,10 +176,13 @@ impl Ports {
     fn add(&mut self, id: PortId, spec: PortSpec) -> Result<worker::Port, String> {
         let mut wire = Wire::none();
         let mut wire_link = None;
+        let mut longest = Arc::new(Words32::new(1));
         if let WireSpec::Packet { ifname, netns } = &spec.wire {
-            let (link, w) = self.take(ifname, netns.as_deref()).map_err(|e| format!("wire {}: {e}", spec.wire))?;
-            wire = w;
-            wire_link = Some(link);
+            let (link, w, l) = self.take(ifname, netns.as_deref()).map_err(|e| format!("wire {}: {e}", spec.wire))?;
+            (wire, longest) = (w, l);
+            // The room for tags is not the netdev's.
+            let mtu = mtu::untagged(link.mtu, self.state.get(&spec.name).and_then(|k| k.mtu));
+            wire_link = Some(Link { mtu, ..link });
         }
         let (tap, moved) = self.tap(&spec, wire_link.as_ref())?;
         let front = worker::Port {
@@ -207,13 +214,14 @@ impl Ports {
             entry,
             delivering: true,
             downs,
-            refused: None,
+            mtu: Mtu::default(),
+            longest,
         });
         Ok(front)
     }
 
     /// The device in the chip's namespace, moved there if it is not there already, and quiet.
-    fn take(&mut self, ifname: &str, netns: Option<&str>) -> Result<(Link, Wire), String> {
+    fn take(&mut self, ifname: &str, netns: Option<&str>) -> Result<(Link, Wire, Arc<Words32>), String> {
         let to = &self.chip.ns;
         if self.chip.nl.link_by_name(ifname).map_err(|e| e.to_string())?.is_none() {
             origin(netns)?
@@ -230,10 +238,11 @@ impl Ports {
         to.run(|| {
             device::quiet(nl, &l).map_err(|e| format!("it can't be made quiet: {e}"))?;
             let (rx, tx) = packet::open(l.index).map_err(|e| format!("no packet socket: {e}"))?;
-            Ok(Wire { rx: Box::new(rx), tx: Arc::new(tx) })
+            let longest = rx.longest();
+            Ok((Wire { rx: Box::new(rx), tx: Arc::new(tx) }, longest))
         })
         .map_err(|e| e.to_string())?
-        .map(|w| (l, w))
+        .map(|(w, longest)| (l, w, longest))
     }
 
     /// The port's TAP: the one that is known, or a new one. If the known one was moved away: the namespace it is in.
@@ -295,7 +304,8 @@ impl Ports {
             WireSpec::None => (None, None),
         };
         let (ifindex, netns, mac) = (tap.index, self.host.ns.inode(), tap.mac.unwrap_or_default());
-        let known = Known { name: spec.name.clone(), ifindex, netns, mac, wire, from };
+        let mtu = Some(tap.mtu);
+        let known = Known { name: spec.name.clone(), ifindex, netns, mac, wire, from, mtu };
         self.state.put(known).map_err(|e| format!("what was made can't be written down: {e}"))
     }
 
@@ -349,10 +359,11 @@ impl Ports {
         };
         let p = &mut self.ports[i];
         match taken {
-            Ok((link, wire)) => {
+            Ok((link, wire, longest)) => {
                 worker.wire(p.id, wire);
+                p.longest = longest;
                 (p.wire, p.gone, p.objection) = (Some(link.index), false, None);
-                (p.downs, p.refused) = (link.carrier_downs, None);
+                (p.downs, p.mtu) = (link.carrier_downs, Mtu::default());
                 info!("port {}: its wire {} is back", spec.name, spec.wire);
                 true
             }
@@ -395,6 +406,8 @@ impl Ports {
             ));
         }
         let wire = wire.and_then(|w| self.chip.nl.link_by_index(w).ok().flatten());
+        let before = self.state.get(name).and_then(|k| k.mtu);
+        let wire = wire.map(|l| Link { mtu: mtu::untagged(l.mtu, before), ..l });
         let (tap, moved) = self.tap(spec, wire.as_ref())?;
         tap.ok_or_else(|| format!("it is in another namespace ({})", moved.unwrap_or_default()))
     }
@@ -431,11 +444,11 @@ impl Ports {
             match follow(&mut self.chip.nl, p, index, tap.as_ref()) {
                 Ok(Some(w)) => {
                     p.gone = false;
-                    entry.mtu = w.mtu;
+                    entry.mtu = mtu::untagged(w.mtu, Some(entry.mtu));
                     carrier = w.up() && w.carrier;
                     flap = p.entry.link && carrier && w.carrier_downs != p.downs;
                     p.downs = w.carrier_downs;
-                    if fault.is_none() && p.refused.is_some() {
+                    if fault.is_none() && p.mtu.refused() {
                         fault = Some(PortFault::WireMtu);
                     }
                     if fault.is_none() && entry.admin && !w.up() {
@@ -603,15 +616,12 @@ fn follow(
     let Some(mut w) = nl.link_by_index(index)? else { return Ok(None) };
     let mut again = false;
     if let Some(t) = tap {
-        if w.mtu == t.mtu {
-            p.refused = None;
-        } else if p.refused != Some(t.mtu) {
-            p.refused = None;
-            again = true;
-            if let Err(e) = nl.set(index, |r| r.attr32(libc::IFLA_MTU, t.mtu)) {
-                warn!("port {}: its wire {} refuses mtu {}: {e}", p.spec.name, p.spec.wire, t.mtu);
-                p.refused = Some(t.mtu);
-            }
+        // A veth takes a header, its MTU and one tag, and no more (`is_skb_forwardable`); its MTU is larger for our sake alone.
+        p.longest.set(0, if w.kind == "veth" { t.mtu.saturating_add(18) } else { 0 });
+        let (asked, no) = p.mtu.follow(w.mtu, t.mtu, |mtu| nl.set(index, |r| r.attr32(libc::IFLA_MTU, mtu)));
+        again = asked;
+        if let Some(e) = no {
+            warn!("port {}: its wire {} refuses mtu {}: {e}", p.spec.name, p.spec.wire, t.mtu);
         }
     }
     let up = tap.is_some_and(Link::up);
@@ -679,7 +689,7 @@ pub fn release(host: NetNs, chip: NetNs, mut state: State) -> Result<Vec<String>
             None => Ok(format!("netdev {} was gone", k.name)),
         };
         let wire = match &k.wire {
-            Some(ifname) => give_back(&mut chip, ifname, k.from.as_deref()),
+            Some(ifname) => give_back(&mut chip, ifname, &k),
             None => Ok("no wire".into()),
         };
         match (tap, wire) {
@@ -695,13 +705,17 @@ pub fn release(host: NetNs, chip: NetNs, mut state: State) -> Result<Vec<String>
     if failed.is_empty() { Ok(done) } else { Err(failed.join("; ")) }
 }
 
-fn give_back(chip: &mut Side, ifname: &str, from: Option<&str>) -> Result<String, String> {
+fn give_back(chip: &mut Side, ifname: &str, k: &Known) -> Result<String, String> {
     let says = |e: &dyn std::fmt::Display| format!("wire {ifname} can't be given back: {e}");
     let Some(l) = chip.nl.link_by_name(ifname).map_err(|e| says(&e))? else {
         return Ok(format!("wire {ifname} was gone"));
     };
-    let to = origin(from).map_err(|e| says(&e))?;
+    let to = origin(k.from.as_deref()).map_err(|e| says(&e))?;
     let nl = &mut chip.nl;
+    let mtu = mtu::untagged(l.mtu, k.mtu);
+    if mtu != l.mtu {
+        nl.set(l.index, |r| r.attr32(libc::IFLA_MTU, mtu)).map_err(|e| says(&e))?;
+    }
     chip.ns.run(|| device::loud(nl, &l)).map_err(|e| says(&e))?.map_err(|e| says(&e))?;
     device::send_to(&mut chip.nl, &l, &to).map_err(|e| says(&e))?;
     Ok(format!("wire {ifname} is back in {}", to.label()))

@@ -28,6 +28,9 @@ pub struct Known {
     pub wire: Option<String>,
     /// Name of the namespace that the wire came from; absent: the one in which the chip was started.
     pub from: Option<String>,
+    /// MTU of its TAP; absent where an earlier version wrote this.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 #[derive(Default, Serialize, Deserialize)]
@@ -128,6 +131,7 @@ mod tests {
             mac: Mac([2, 0, 0, 0, 0, 1]),
             wire: Some("eth1".into()),
             from: None,
+            mtu: Some(1500),
         };
         let mut s = State::open(&dir, "a").unwrap();
         s.put(k.clone()).unwrap();

@@ -8,12 +8,15 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result, ensure};
 use virga_tests::kernel::need_kernel;
 use virga_tests::traffic::{ping, ping_all, poke, tcp};
-use virga_tests::{Host, LIMIT, World, check, ip, need, net, on, run, settle, sysctl, wait_for, world, world_with};
+use virga_tests::{
+    Host, LIMIT, World, check, ip, need, need_kernel, net, on, run, settle, sysctl, wait_for, world, world_with,
+};
 
 fn main() -> ExitCode {
     virga_tests::main(&[
         ("hundred_pings_stay_in_the_chip", hundred_pings_stay_in_the_chip),
         ("tcp_200_mb_in_the_chip", tcp_200_mb_in_the_chip),
+        ("tcp_through_sub_interfaces", tcp_through_sub_interfaces),
         ("tcp_to_the_switch_itself", tcp_to_the_switch_itself),
         ("traceroute_shows_the_switch", traceroute_shows_the_switch),
         ("smaller_mtu_gets_the_kernels_error", smaller_mtu_gets_the_kernels_error),
@@ -96,6 +99,48 @@ fn tcp_200_mb_in_the_chip() -> Result<()> {
         ensure!(slow < 100, "{slow} frames took the slow path to {to}");
     }
     Ok(())
+}
+
+/// Super-frames of the hosts' own VLAN devices: cut, and their tags taken off, put on and exchanged. One tag on the first wire,
+/// two on the second, within what a veth takes.
+fn tcp_through_sub_interfaces() -> Result<()> {
+    need_kernel("8021ad")?;
+    let w = world()?;
+    let (h1, h2) = (w.host(1), w.host(2));
+    first_exchange(&w, h1, h2)?;
+    ip("link add link swp1 name a1 type vlan id 5")?;
+    ip("link add link swp2 name s2 type vlan protocol 802.1ad id 9")?;
+    ip("link add link s2 name a2 mtu 1496 type vlan id 5")?;
+    on(h1, "ip link add link eth0 name a1 type vlan id 5")?;
+    on(h2, "ip link add link eth0 name s2 type vlan protocol 802.1ad id 9")?;
+    on(h2, "ip link add link s2 name a2 mtu 1496 type vlan id 5")?;
+    ip("link set s2 up")?;
+    on(h2, "ip link set s2 up")?;
+    for (h, n, other) in [(h1, 1, 2), (h2, 2, 1)] {
+        for (last, host) in [(1, None), (2, Some(h))] {
+            for line in [
+                format!("link set a{n} up"),
+                format!("addr add 10.50.{n}.{last}/24 dev a{n}"),
+                format!("addr add 2001:db8:50:{n}::{last}/64 dev a{n} nodad"),
+            ] {
+                host.map_or_else(|| ip(&line), |h| on(h, &format!("ip {line}")))?;
+            }
+        }
+        on(h, &format!("ip route add 10.50.{other}.0/24 via 10.50.{n}.1"))?;
+        on(h, &format!("ip route add 2001:db8:50:{other}::/64 via 2001:db8:50:{n}::1"))?;
+    }
+    let to: [IpAddr; 2] = ["10.50.2.2".parse()?, "2001:db8:50:2::2".parse()?];
+    for to in to {
+        wait_for("the first answer", LIMIT, || poke(h1, to).ok()?.then_some(()))?;
+    }
+    settle(&w)?;
+    for (from, receiver, to) in [(h1, h2, to[0]), (h1, h2, to[1]), (h2, h1, "10.50.1.2".parse()?)] {
+        let before = net::slow_all(4)?;
+        tcp(&w, from, Some(receiver), to, 20)?;
+        let slow = net::slow_all(4)? - before;
+        ensure!(slow < 100, "{slow} frames took the slow path to {to}\n{}", run(w.virga().arg("counters"))?);
+    }
+    check(&w)
 }
 
 fn tcp_to_the_switch_itself() -> Result<()> {

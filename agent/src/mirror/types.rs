@@ -42,7 +42,7 @@ pub struct Link {
     pub master: Option<u32>,
     /// The routing table of a VRF device (`IFLA_VRF_TABLE`).
     pub table: Option<u32>,
-    /// `IFLA_LINK`: the device that it stands on, if that is in this namespace.
+    /// `IFLA_LINK` of one that stands on another in a way that is known here: the device below, if that is in this namespace.
     pub lower: Option<u32>,
     /// How it stands on it.
     pub stacked: Stacked,

@@ -113,7 +113,8 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
             k => unknown.beyond(69, Of::Link, k),
         }
     }
-    l.lower = l.lower.filter(|_| !elsewhere);
+    // Of others it may be another end, such as a veth's, which is told at times and at times not.
+    l.lower = l.lower.filter(|_| !elsewhere && l.stacked != Stacked::Other);
     Ok(Some(l))
 }
 
@@ -326,4 +327,52 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         r.content.extend_from_slice(data);
     }
     Ok(Some((family, r)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attr(kind: u16, data: &[u8]) -> Vec<u8> {
+        let len = (4 + data.len()) as u16;
+        let mut a = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat();
+        a.resize(a.len().next_multiple_of(4), 0);
+        a
+    }
+
+    /// A device 9 on 3 of that kind.
+    fn stacked(kind: &str, data: &[Vec<u8>], more: &[Vec<u8>]) -> Result<Link, Malformed> {
+        let mut body = vec![0; 16];
+        body[2] = libc::ARPHRD_ETHER as u8;
+        body[4] = 9;
+        let info = [attr(1, kind.as_bytes()), attr(2, &data.concat())].concat();
+        body.extend([attr(5, &3u32.to_ne_bytes()), attr(18, &info), more.concat()].concat());
+        link(&body).map(|l| l.expect("a link"))
+    }
+
+    #[test]
+    fn how_devices_stand_on_others() {
+        let id = |id: u16| attr(1, &id.to_ne_bytes());
+        let flags = |f: u32| attr(2, &[f.to_ne_bytes(), u32::MAX.to_ne_bytes()].concat());
+        let proto = |p: [u8; 2]| attr(5, &p);
+        let map = |m: &[Vec<u8>]| attr(3, &m.concat());
+        let vlan = |tpid, vid, plain, mapped| Stacked::Vlan { tag: Tag { tpid, vid }, plain, mapped };
+        let is = |data: &[Vec<u8>]| stacked("vlan", data, &[]).map(|l| (l.lower, l.stacked)).unwrap();
+        assert_eq!(is(&[proto([0x81, 0]), id(5), flags(1)]), (Some(3), vlan(Tpid::Dot1q, 5, true, false)));
+        assert_eq!(is(&[proto([0x88, 0xa8]), id(5), flags(1)]).1, vlan(Tpid::Dot1ad, 5, true, false));
+        assert_eq!(is(&[id(5), flags(7)]).1, vlan(Tpid::Dot1q, 5, true, false));
+        assert_eq!(is(&[id(5), flags(6)]).1, vlan(Tpid::Dot1q, 5, false, false));
+        assert_eq!(is(&[id(5), flags(0x101)]).1, vlan(Tpid::Dot1q, 5, false, false));
+        assert_eq!(is(&[id(5)]).1, vlan(Tpid::Dot1q, 5, false, false));
+        assert_eq!(is(&[id(5), flags(1), map(&[])]).1, vlan(Tpid::Dot1q, 5, true, false));
+        assert_eq!(is(&[id(5), flags(1), map(&[attr(1, &[0; 8])])]).1, vlan(Tpid::Dot1q, 5, true, true));
+        assert_eq!(is(&[proto([0x91, 0]), id(5), flags(1)]).1, Stacked::Other);
+        assert_eq!(is(&[flags(1)]), (None, Stacked::Other));
+        assert!(stacked("vlan", &[attr(1, &[5])], &[]).is_err());
+        let elsewhere = stacked("vlan", &[id(5), flags(1)], &[attr(37, &1u32.to_ne_bytes())]).unwrap();
+        assert_eq!(elsewhere.lower, None);
+        let mode = attr(1, &4u32.to_ne_bytes());
+        assert_eq!(stacked("macvlan", std::slice::from_ref(&mode), &[]).unwrap().stacked, Stacked::Macvlan(4));
+        assert_eq!(stacked("macvtap", &[mode], &[]).unwrap().stacked, Stacked::Other);
+    }
 }

@@ -3,6 +3,7 @@
 //! A driver hands over whole frames as they were on the wire. Which device it is, and whether it is up, is `ports.rs`'s.
 
 pub mod device;
+pub mod mtu;
 pub mod packet;
 pub mod whole;
 

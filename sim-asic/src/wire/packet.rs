@@ -4,10 +4,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::Arc;
 
 use super::whole::{self, Gso, Meta};
 use super::{Receive, Received, Transmit};
 use crate::pool::{Pool, SLOT, SLOTS};
+use crate::sync::Words32;
 
 // From linux/if_packet.h, where the C library's constants are not on every target.
 const PACKET_STATISTICS: i32 = 6;
@@ -28,7 +30,18 @@ const BUFFER: i32 = 8 << 20;
 
 /// The receiving socket.
 #[derive(Debug)]
-pub struct PacketRx(OwnedFd);
+pub struct PacketRx {
+    fd: OwnedFd,
+    longest: Arc<Words32>,
+}
+
+impl PacketRx {
+    /// One word, to be set to the bytes of the longest frame that it takes, a stripped tag not counted, super-frames apart; 0
+    /// for any.
+    pub fn longest(&self) -> Arc<Words32> {
+        self.longest.clone()
+    }
+}
 
 /// The sending socket. The kernel takes frames from any thread.
 #[derive(Debug)]
@@ -90,7 +103,7 @@ pub fn open(ifindex: u32) -> io::Result<(PacketRx, PacketTx)> {
     bind(&tx, ifindex, 0)?;
     // A chip has no queueing discipline; where the device wants its own, it keeps it.
     let _ = set(&tx, libc::SOL_PACKET, PACKET_QDISC_BYPASS, &1);
-    Ok((PacketRx(rx), PacketTx(tx)))
+    Ok((PacketRx { fd: rx, longest: Arc::new(Words32::new(1)) }, PacketTx(tx)))
 }
 
 /// The stripped tag, as the wire had it: TPID and TCI.
@@ -111,11 +124,15 @@ fn tag(control: &[u8]) -> Option<[u8; 4]> {
 
 impl Receive for PacketRx {
     fn fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.0.as_fd())
+        Some(self.fd.as_fd())
     }
 
     fn recv(&mut self, pool: &mut Pool) -> Received {
         let mut done = Received::default();
+        let longest = match self.longest.get(0) {
+            0 => usize::MAX,
+            n => n as usize,
+        };
         let mut vnet = [[0_u8; Meta::LEN]; SLOTS];
         let mut control = [[0_u64; CONTROL / 8]; SLOTS];
         // SAFETY: all zeros is valid for both: null pointers of length 0.
@@ -132,8 +149,9 @@ impl Receive for PacketRx {
         // MSG_TRUNC has the kernel report the frame's true length.
         let flags = (libc::MSG_DONTWAIT | libc::MSG_TRUNC) as _;
         // SAFETY: every pointer set above is to memory that lives, unmoved, to the end of this function.
-        let n =
-            unsafe { libc::recvmmsg(self.0.as_raw_fd(), msgs.as_mut_ptr(), SLOTS as u32, flags, std::ptr::null_mut()) };
+        let n = unsafe {
+            libc::recvmmsg(self.fd.as_raw_fd(), msgs.as_mut_ptr(), SLOTS as u32, flags, std::ptr::null_mut())
+        };
         if n < 0 {
             // EINVAL: a frame whose GSO type has no words in a virtio_net_hdr (SCTP's); it is gone.
             // ENETDOWN comes once when the device goes down, and says nothing about a frame.
@@ -162,6 +180,11 @@ impl Receive for PacketRx {
                 to.copy_from_slice(&from.to_ne_bytes());
             }
             let tag = tag(&c[..msgs[i].msg_hdr.msg_controllen.min(CONTROL)]);
+            if meta.gso == Gso::None && len > longest {
+                done.giant.frames += 1;
+                done.giant.bytes += len as u64;
+                continue;
+            }
             let bad = if meta.gso != Gso::None {
                 let (frame, mut parts) = pool.cut(i, len);
                 let r = whole::segment(frame, meta, tag, &mut parts);
@@ -192,7 +215,7 @@ impl Receive for PacketRx {
         // SAFETY: pointer and length are of `stats`, which lives through the call.
         let r = unsafe {
             let at = stats.as_mut_ptr().cast();
-            libc::getsockopt(self.0.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, at, &raw mut len)
+            libc::getsockopt(self.fd.as_raw_fd(), libc::SOL_PACKET, PACKET_STATISTICS, at, &raw mut len)
         };
         if r == 0 { u64::from(stats[1]) } else { 0 }
     }

@@ -2,6 +2,8 @@
 //!
 //! A case is text like any other scenario, and depends on its seed alone.
 
+mod stacked;
+
 use crate::frame::host_mac;
 use crate::scenario::Scenario;
 
@@ -157,6 +159,8 @@ struct Gen {
     v6: bool,
     /// VRFs take part.
     vrfs: bool,
+    /// Devices that stand on ports take part.
+    stacks: bool,
 }
 
 impl Gen {
@@ -302,6 +306,9 @@ impl Gen {
     fn command(&mut self) -> String {
         if self.vrfs && self.r.chance(30) {
             return self.vrf();
+        }
+        if self.stacks && self.r.chance(35) {
+            return stacked::command(self);
         }
         let p = self.port();
         let on = self.r.below(2);
@@ -457,6 +464,9 @@ impl Gen {
     }
 
     fn frame(&mut self) -> String {
+        if self.stacks && self.r.chance(60) {
+            return stacked::frame(self);
+        }
         let p = self.port();
         let six = self.v6 && self.r.chance(45);
         if self.r.chance(3) {
@@ -582,7 +592,8 @@ pub fn case(seed: u64) -> Scenario {
     let calm = r.chance(30);
     // Where the kernel has none, their commands fail in both worlds.
     let vrfs = r.chance(25);
-    let mut g = Gen { r, ports, v6, vrfs };
+    let stacks = r.chance(25);
+    let mut g = Gen { r, ports, v6, vrfs, stacks };
     let mut lines = vec![format!("ports {ports}"), "base".to_owned()];
     if vrfs && g.r.chance(70) {
         let all = format!(
@@ -591,6 +602,9 @@ pub fn case(seed: u64) -> Scenario {
             enslaved(2, "red")
         );
         lines.extend(all.lines().map(|c| format!("? {c}")));
+    }
+    if stacks {
+        lines.extend(stacked::begin(&mut g.r).into_iter().map(|c| format!("? {c}")));
     }
     let steps = 3 + g.r.below(8);
     for _ in 0..steps {

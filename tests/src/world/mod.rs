@@ -158,7 +158,8 @@ impl World {
             // An index other than the near end's makes the kernel's link watch treat changes of carrier as urgent, as it does for
             // devices that stand on others; else each waits for up to a second.
             let index = 1000 + p;
-            batch += &format!("link add w{p} index {index} type veth peer name {name} address {mac}{to}\n");
+            // Its far end has room for two tags, as an Ethernet has.
+            batch += &format!("link add w{p} index {index} mtu 1508 type veth peer name {name} address {mac}{to}\n");
             batch += &format!("link set w{p} arp off up\n");
         }
         if let (false, text) = wire.enter(|| ip_batch(&batch))?? {
