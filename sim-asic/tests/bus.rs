@@ -112,8 +112,7 @@ fn sound(chip: &mut SimChip) {
     let mut frame = vec![2, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 9, 8, 0, 0x45, 0, 0, 20, 0, 0, 0, 0, 64, 17, 0, 0];
     frame.extend([10, 0, 0, 2, 10, 0, 1, 2]);
     let mut pipe = chip.pipeline();
-    let verdict = sim_asic::Verdict::Trap(hal::TrapClass::NoRif);
-    pipe.run(&mut [sim_asic::Packet { port: PortId(0), frame: &mut frame, verdict }]);
+    pipe.run(&mut [sim_asic::Packet::new(PortId(0), &mut sim_asic::with_room(&frame))]);
 }
 
 #[test]

@@ -68,7 +68,7 @@ pub enum Stacked {
     Vlan {
         /// The tag. Of any number: the kernel takes 0, too.
         tag: Tag,
-        /// Whether the tag is taken off what comes in (`VLAN_FLAG_REORDER_HDR`), and no flag is set that is not known.
+        /// Whether the tag is taken off what comes in (`VLAN_FLAG_REORDER_HDR`), and nothing is said of it that is not known.
         plain: bool,
         /// Whether frames leave with priorities (`IFLA_VLAN_EGRESS_QOS`).
         mapped: bool,

@@ -124,7 +124,7 @@ fn vlan(data: &Attr<'_>) -> Result<Stacked, Malformed> {
     /// (`linux/if_vlan.h`).
     const REORDER: u32 = 1;
     const KNOWN: u32 = 0x1f;
-    let (mut vid, mut tpid, mut flags, mut mapped) = (None, Some(Tpid::Dot1q), 0, false);
+    let (mut vid, mut tpid, mut flags, mut mapped, mut known) = (None, Some(Tpid::Dot1q), 0, false, true);
     for a in data.nested() {
         let a = a?;
         match a.kind {
@@ -139,11 +139,12 @@ fn vlan(data: &Attr<'_>) -> Result<Stacked, Malformed> {
                     _ => None,
                 }
             }
-            _ => {}
+            // Up to IFLA_VLAN_PROTOCOL, ingress priorities among them, which matter only to egress ones.
+            k => known &= k <= 5,
         }
     }
     let Some((vid, tpid)) = vid.zip(tpid) else { return Ok(Stacked::Other) };
-    let plain = flags & REORDER != 0 && flags & !KNOWN == 0;
+    let plain = known && flags & REORDER != 0 && flags & !KNOWN == 0;
     Ok(Stacked::Vlan { tag: Tag { tpid, vid }, plain, mapped })
 }
 
@@ -347,7 +348,7 @@ mod tests {
         body[4] = 9;
         let info = [attr(1, kind.as_bytes()), attr(2, &data.concat())].concat();
         body.extend([attr(5, &3u32.to_ne_bytes()), attr(18, &info), more.concat()].concat());
-        link(&body).map(|l| l.expect("a link"))
+        link(&body, &mut Unknowns::default()).map(|l| l.expect("a link"))
     }
 
     #[test]
@@ -363,6 +364,7 @@ mod tests {
         assert_eq!(is(&[id(5), flags(7)]).1, vlan(Tpid::Dot1q, 5, true, false));
         assert_eq!(is(&[id(5), flags(6)]).1, vlan(Tpid::Dot1q, 5, false, false));
         assert_eq!(is(&[id(5), flags(0x101)]).1, vlan(Tpid::Dot1q, 5, false, false));
+        assert_eq!(is(&[id(5), flags(1), attr(9, &[1])]).1, vlan(Tpid::Dot1q, 5, false, false));
         assert_eq!(is(&[id(5)]).1, vlan(Tpid::Dot1q, 5, false, false));
         assert_eq!(is(&[id(5), flags(1), map(&[])]).1, vlan(Tpid::Dot1q, 5, true, false));
         assert_eq!(is(&[id(5), flags(1), map(&[attr(1, &[0; 8])])]).1, vlan(Tpid::Dot1q, 5, true, true));

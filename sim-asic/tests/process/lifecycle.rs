@@ -8,6 +8,7 @@ use hal::bus::Conn;
 use hal::{DropReason, FromChip, PortFault, TableId, ToChip};
 use sim_asic::netlink::Netlink;
 use sim_asic::netns::NetNs;
+use sim_asic::wire::mtu::TAGS;
 
 use crate::world::{Agent, World, answer, drops, ip, run, transfer, until};
 
@@ -64,16 +65,16 @@ pub fn mirror() {
     far(true);
     a.until_port(0, |e| e.admin && e.link);
 
-    // MTU → the wire. A renamed TAP is the same port. Its MAC is the netdev's.
+    // MTU → the wire, with room for tags. A renamed TAP is the same port. Its MAC is the netdev's.
     let wire_mtu = || w.in_asic(|| Netlink::open().unwrap().link_by_name("mirrorw1").unwrap().unwrap().mtu);
     for mtu in [1400, 9000, 1500] {
         ip(&format!("-n {} link set swp1 mtu {mtu}", w.sw()));
-        until("the wire's mtu", || (wire_mtu() == mtu).then_some(()));
+        until("the wire's mtu", || (wire_mtu() == mtu + TAGS).then_some(()));
         a.until_port(0, |e| e.mtu == mtu && e.fault.is_none());
     }
     rename(&w, "swp1", "uplink");
     ip(&format!("-n {} link set uplink mtu 1450 address 02:00:00:00:00:99", w.sw()));
-    until("the wire's mtu", || (wire_mtu() == 1450).then_some(()));
+    until("the wire's mtu", || (wire_mtu() == 1450 + TAGS).then_some(()));
     let e = a.until_port(0, |e| e.mtu == 1450 && e.mac.to_string() == "02:00:00:00:00:99" && e.link);
     assert_eq!((e.name.as_str(), e.ifindex, e.link), ("swp1", tap.index, true));
     assert_eq!(a.port(1).fault, None);
