@@ -178,7 +178,7 @@ fn few(name: &str, c: &mut SimChip, ops: &[Op]) {
 fn frame4(buf: &mut [u8; FRAME], src: u32, dst: u32) {
     buf[..12].copy_from_slice(&[2, 0, 0, 0, 0, 0, 2, 1, 0, 0, 9, 9]);
     buf[12..16].copy_from_slice(&[8, 0, 0x45, 0]);
-    buf[16..26].copy_from_slice(&[0, 50, 0, 0, 0, 0, 64, 17, 0, 0]);
+    buf[16..26].copy_from_slice(&[0, 46, 0, 0, 0, 0, 64, 17, 0, 0]);
     buf[26..30].copy_from_slice(&src.to_be_bytes());
     buf[30..34].copy_from_slice(&dst.to_be_bytes());
     let mut s: u32 = buf[14..34].chunks(2).map(|c| u32::from(u16::from_be_bytes([c[0], c[1]]))).sum();

@@ -72,6 +72,11 @@ impl<'a> Packet<'a> {
     pub fn frame(&self) -> &[u8] {
         self.buf.get(ROOM..).unwrap_or_default()
     }
+    /// Bytes of the frame as it was received.
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.buf.len().saturating_sub(ROOM)
+    }
     /// What is to be sent, and where.
     #[inline(always)]
     pub fn sent(&self) -> Option<(PortId, &[u8])> {
@@ -183,7 +188,7 @@ impl Pipeline {
                 to[1] += bytes;
             };
             for p in run {
-                let len = p.frame().len() as u64;
+                let len = p.len() as u64;
                 bytes += len;
                 match p.verdict {
                     Verdict::Forward { .. } => {}

@@ -81,28 +81,41 @@ pub(crate) fn dst6(h: &Head, buf: &[u8]) -> u128 {
 /// Parse and check a frame that came in by a port.
 #[inline(always)]
 pub(super) fn frame(t: &Tables, ingress: &mut Ingress, buf: &[u8], note: &mut impl Note) -> Result<Head, Verdict> {
-    let frame = buf.get(ROOM..).unwrap_or_default();
-    let Some((eth, ip)) = frame.split_at_checked(ETH) else { return drop(DropReason::Runt, note) };
-    if frame.len() > t.frame {
+    let Some((front, ip)) = buf.split_at_checked(ROOM + ETH) else { return drop(DropReason::Runt, note) };
+    let eth = &front[ROOM..];
+    if ETH + ip.len() > t.frame {
         return drop(DropReason::Giant, note);
     }
     let ethertype = be16(eth, 12);
     if is_tag(ethertype) {
-        return tagged(t, ingress, frame, note);
+        return tagged(t, ingress, &buf[ROOM..], note);
     }
     solicitation(ethertype, ip, note)?;
-    let Some((mut index, mut rif)) = ingress.rif else { return trap(TrapClass::NoRif, note) };
-    note.note(|| Raw::Ingress(index));
+    let Some((index, rif)) = &ingress.rif else { return trap(TrapClass::NoRif, note) };
+    note.note(|| Raw::Ingress(*index));
     if ethertype != ETHERTYPE_IP4 && ethertype != ETHERTYPE_IP6 {
         return trap(TrapClass::Protocol, note);
     }
     if eth[..6] != rif.mac {
-        let Some(found) = ingress.other(t, TagWord::default(), mac(eth)) else {
-            return stranger(eth, TrapClass::OtherMac, note);
-        };
-        (index, rif) = found;
-        note.note(|| Raw::Ingress(index));
+        return beside(t, ingress, eth, ethertype, ip, note);
     }
+    packet(eth, ethertype, ip, ETH, (*index, rif), note)
+}
+
+/// A frame to another MAC than that of the port's first interface.
+#[inline(never)]
+fn beside(
+    t: &Tables,
+    ingress: &mut Ingress,
+    eth: &[u8],
+    ethertype: u16,
+    ip: &[u8],
+    note: &mut impl Note,
+) -> Result<Head, Verdict> {
+    let Some((index, rif)) = ingress.other(t, TagWord::default(), mac(eth)) else {
+        return stranger(eth, TrapClass::OtherMac, note);
+    };
+    note.note(|| Raw::Ingress(index));
     packet(eth, ethertype, ip, ETH, (index, &rif), note)
 }
 

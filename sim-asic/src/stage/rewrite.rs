@@ -3,38 +3,52 @@
 use super::ROOM;
 use super::parse::{ETH, Family, Head};
 use super::resolve::Out;
+use crate::table::takers::TagWord;
 
 /// Rewrites the frame in `buf`. Returns by how many bytes it grew at its front, and its length. The EtherType stays where it is,
 /// before the IP packet, and what is put in front of it ends there.
 #[inline(always)]
 pub(super) fn packet(h: &Head, out: &Out, buf: &mut [u8]) -> (i8, u32) {
     let head = ETH + 4 * out.tags.count();
-    let grown = (ROOM + head) as i8 - h.at as i8;
-    let sent = (grown, head as u32 + h.len);
-    let Some((eth, ip)) = buf.split_at_mut_checked(h.at as usize) else { return sent };
-    let Some(eth) = eth.len().checked_sub(head).and_then(|at| eth.get_mut(at..)) else { return sent };
-    let Some((macs, rest)) = eth.split_at_mut_checked(12) else { return sent };
-    macs[..6].copy_from_slice(&out.dst);
-    macs[6..].copy_from_slice(&out.src);
-    if head > ETH {
-        for (to, tag) in rest.chunks_exact_mut(4).zip(out.tags.wire()) {
-            to.copy_from_slice(&tag);
-        }
-    }
+    let sent = ((ROOM + head) as i8 - h.at as i8, head as u32 + h.len);
+    // As of an Ethernet header without tags.
+    let Some(frame) = buf.get_mut((h.at as usize).saturating_sub(ETH)..) else { return sent };
     match h.family {
         Family::V4 => {
-            let Some(ip) = ip.first_chunk_mut::<20>() else { return sent };
-            let check = ttl_decreased(u16::from_be_bytes([ip[10], ip[11]]));
-            [ip[10], ip[11]] = check.to_be_bytes();
-            ip[8] = h.ttl - 1;
+            let Some(f) = frame.first_chunk_mut::<{ ETH + 20 }>() else { return sent };
+            let check = ttl_decreased(u16::from_be_bytes([f[ETH + 10], f[ETH + 11]]));
+            [f[ETH + 10], f[ETH + 11]] = check.to_be_bytes();
+            f[ETH + 8] = h.ttl - 1;
+            macs(f, out);
         }
         Family::V6 => {
-            if let Some(limit) = ip.get_mut(7) {
-                *limit = h.ttl - 1;
-            }
+            let Some(f) = frame.first_chunk_mut::<{ ETH + 40 }>() else { return sent };
+            f[ETH + 7] = h.ttl - 1;
+            macs(f, out);
         }
     }
+    if out.tags != TagWord::default() {
+        push(h, out, buf);
+    }
     sent
+}
+
+#[inline(always)]
+fn macs(frame: &mut [u8], out: &Out) {
+    frame[..6].copy_from_slice(&out.dst);
+    frame[6..12].copy_from_slice(&out.src);
+}
+
+/// MACs and tags, in front of an EtherType and a packet.
+#[inline(never)]
+fn push(h: &Head, out: &Out, buf: &mut [u8]) {
+    let tags = 4 * out.tags.count();
+    let front = (h.at as usize).checked_sub(ETH + tags).and_then(|at| buf.get_mut(at..)?.get_mut(..12 + tags));
+    let Some((m, rest)) = front.and_then(|f| f.split_at_mut_checked(12)) else { return };
+    macs(m, out);
+    for (to, tag) in rest.chunks_exact_mut(4).zip(out.tags.wire()) {
+        to.copy_from_slice(&tag);
+    }
 }
 
 /// The header checksum after the TTL went down by one (RFC 1624), 0xffff never coming out of it: as `ip_decrease_ttl`.
@@ -46,7 +60,6 @@ fn ttl_decreased(check: u16) -> u16 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::table::takers::TagWord;
 
     /// A header's checksum from scratch (RFC 1071).
     fn checksum(header: &[u8]) -> u16 {

@@ -267,9 +267,8 @@ fn the_mtu_of_a_route() {
         b.set(route4(&format!("{dst}/32"), Fwd::Group(GroupId(group))));
         // The later ones of a batch by the way that the first two have opened.
         let lengths = [longest - 1, longest, longest, longest + 1, longest];
-        let mut frames = lengths.map(|len| frame4("10.0.0.2", dst, 17, 64, &vec![0; len - 20]));
-        let mut batch =
-            frames.each_mut().map(|f| Packet { port: PortId(0), frame: f, verdict: Verdict::Drop(DropReason::Runt) });
+        let mut frames = lengths.map(|len| with_room(&frame4("10.0.0.2", dst, 17, 64, &vec![0; len - 20])));
+        let mut batch = frames.each_mut().map(|f| Packet::new(PortId(0), f));
         b.pipe.run(&mut batch);
         let fits = batch.map(|p| matches!(p.verdict, Verdict::Forward { .. }));
         assert_eq!(fits, [true, true, true, false, true], "{group}");
@@ -808,7 +807,7 @@ fn sources_in_a_virtual_router() {
         b.set(Record::Rif(RifId(100), RifEntry { urpf, vrf, ..rif(0) }));
         for (src, passes) in cases {
             let got = b.run(&udp4(src, "10.0.1.2")).0;
-            let want = Verdict::Forward { port: PortId(1), len: 42 };
+            let want = Verdict::Forward { port: PortId(1), grown: 0, len: 42 };
             assert_eq!(got == want, passes[i], "{src} {urpf:?} {got:?}");
         }
     }

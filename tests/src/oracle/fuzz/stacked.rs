@@ -118,6 +118,11 @@ pub(super) fn command(g: &mut Gen) -> String {
         }
         33 => format!("ip -6 route replace 2001:db8:9::/48 via 2001:db8:40:{net}::{} dev {name}", 2 + g.r.below(2)),
         34 => format!("ip nexthop replace id {} via 10.40.{net}.2 dev {name}", 1 + g.r.below(2)),
+        35 if g.vrfs => {
+            let to = g.r.pick(&["master red", "master red", "nomaster"]);
+            // With what it loses by that.
+            format!("ip link set {name} {to}\n{}", d.lines()[3..].join("\n"))
+        }
         _ => g.route(),
     }
 }
