@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, ensure};
-use virga_tests::kernel::need_kernel;
 use virga_tests::traffic::{ping, ping_all, poke, tcp};
 use virga_tests::{
     Host, LIMIT, World, check, ip, need, need_kernel, net, on, run, settle, sysctl, wait_for, world, world_with,
