@@ -28,6 +28,8 @@ pub struct Profile {
     pub routes6: u32,
     /// Virtual routers, the default one included. Those count that have an open interface or a route.
     pub vrfs: u32,
+    /// Rules of policy routing, for each family.
+    pub rules: u32,
     /// Largest frame in bytes, Ethernet header included, checksum not.
     pub frame: u32,
 }

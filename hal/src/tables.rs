@@ -137,13 +137,56 @@ pub enum HashPolicy {
     L4,
 }
 
-/// Settings of the whole chip. Absent: [`HashPolicy::L3`] for both families.
+/// Settings of the whole chip. Absent: [`HashPolicy::L3`] for both families, and no rules.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct SwitchEntry {
     /// For IPv4.
     pub hash4: HashPolicy,
     /// For IPv6.
     pub hash6: HashPolicy,
+    /// Policy routing of IPv4: the first rule that a packet matches counts. One list that is set as a whole, so that no packet
+    /// meets a mixture of two.
+    pub rules4: Vec<Rule<V4>>,
+    /// The same for IPv6.
+    pub rules6: Vec<Rule<V6>>,
+}
+
+/// A rule of policy routing (`ip rule`): which packets have their destination looked up elsewhere. For packets that came in by
+/// an interface of the default virtual router.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(bound = "")]
+pub struct Rule<F: Family> {
+    /// The interface that it came in by; `None`: any. One that is not there matches nothing.
+    pub iif: Option<RifId>,
+    /// Its source address.
+    pub src: Prefix<F>,
+    /// Its destination address.
+    pub dst: Prefix<F>,
+    /// Its protocol (IPv4 protocol, IPv6 next header); `None`: any.
+    pub proto: Option<u8>,
+    /// Its source port, from and to. A fragment has none, the first included.
+    pub sport: Option<(u16, u16)>,
+    /// Its destination port.
+    pub dport: Option<(u16, u16)>,
+    /// What becomes of it.
+    pub then: RuleAction,
+}
+
+impl<F: Family> Rule<F> {
+    /// One that every packet matches.
+    pub fn all(then: RuleAction) -> Self {
+        Rule { iif: None, src: Prefix::all(), dst: Prefix::all(), proto: None, sport: None, dport: None, then }
+    }
+}
+
+/// What a rule does with the packets that match it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RuleAction {
+    /// Their destination is looked up in that virtual router.
+    Vrf(VrfId),
+    /// To the kernel.
+    Trap(TrapClass),
 }
 
 // ---------------------------------------------------------------- router interfaces

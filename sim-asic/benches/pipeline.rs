@@ -46,6 +46,7 @@ fn chip() -> SimChip {
         routes4: 1 << 21,
         routes6: 1 << 19,
         vrfs: 1,
+        rules: 0,
         frame: 9234,
     };
     let mut c = SimChip::with_seed(profile, PORTS as usize, 1);

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use hal::{
     Addr, AnyKey, Backend, Counters, Event, Family, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighEntry,
-    NeighKey, NextHopEntry, NextHopId, Op, PortEntry, PortId, Profile, Reason, Record, RifEntry, RifId, RifKind,
-    RouteKey, SwitchEntry, TableId, Usage, V4, V6, VrfId,
+    NeighKey, NextHopEntry, NextHopId, Op, PortEntry, PortId, Prefix, Profile, Reason, Record, RifEntry, RifId,
+    RifKind, RouteKey, Rule, RuleAction, SwitchEntry, TableId, Usage, V4, V6, VrfId,
 };
 
 use crate::counters::{AllCounters, WorkerCounters};
@@ -21,6 +21,7 @@ use crate::table::group::Next;
 use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
 use crate::table::route::{Lpm, Routes};
+use crate::table::rules::{Act, Lists, Match};
 use crate::table::takers::{Claim, Claims};
 use crate::table::vrfs::{NOWHERE, Vrfs};
 use crate::table::{Hop, INDEX_MAX, Leaf, Rif, Tables, indices};
@@ -59,6 +60,7 @@ fn clamp(mut p: Profile) -> Profile {
     p.routes4 = p.routes4.min(16 << 20);
     p.routes6 = p.routes6.min(4 << 20);
     p.vrfs = p.vrfs.clamp(1, Rif::VRFS - 1);
+    p.rules = p.rules.min(4096);
     p
 }
 
@@ -145,6 +147,64 @@ impl SimChip {
         self.rifs.present(&id).ok_or(Reason::MissingRef(id.into()))
     }
 
+    // ------------------------------------------------------------ settings of the whole
+
+    fn set_switch(&mut self, entry: Option<SwitchEntry>) -> Result<(), Reason> {
+        let e = entry.clone().unwrap_or_default();
+        let max = self.profile.rules as usize;
+        let most = e.rules4.len().max(e.rules6.len());
+        if most > max {
+            return Err(Reason::Unsupported(format!("{most} rules of policy routing, more than {max}")));
+        }
+        let mut held = Vec::new();
+        for v in routers(&e) {
+            match self.enter(v) {
+                Ok(_) => held.push(v),
+                Err(why) => {
+                    held.into_iter().for_each(|v| self.vrfs.release(v, &self.epochs));
+                    return Err(why);
+                }
+            }
+        }
+        self.tables.set_policies(e.hash4, e.hash6);
+        let was = core::mem::replace(&mut self.switch, entry);
+        self.write_rules();
+        // No reader goes by the old list any more when a root that only it named is given to another.
+        for v in was.iter().flat_map(routers) {
+            self.vrfs.release(v, &self.epochs);
+        }
+        Ok(())
+    }
+
+    /// The rules with this chip's own indices: again whenever an interface comes or goes.
+    fn write_rules(&self) {
+        let Some(e) = &self.switch else { return self.tables.rules.set(Lists::default()) };
+        let lists = Lists {
+            v4: e.rules4.iter().filter_map(|r| self.rule(r)).collect(),
+            v6: e.rules6.iter().filter_map(|r| self.rule(r)).collect(),
+        };
+        self.tables.rules.set(lists);
+    }
+
+    fn rule<F: Family>(&self, r: &Rule<F>) -> Option<Match> {
+        let bits = |p: Prefix<F>| (p.addr().number(), !(p.last().number() ^ p.addr().number()) & width::<F>());
+        Some(Match {
+            iif: match r.iif {
+                Some(id) => Some(self.rifs.present(&id)?),
+                None => None,
+            },
+            src: bits(r.src),
+            dst: bits(r.dst),
+            proto: r.proto,
+            sport: r.sport,
+            dport: r.dport,
+            act: match r.then {
+                RuleAction::Vrf(v) => Act::Root(self.vrfs.find(v)?),
+                RuleAction::Trap(c) => Act::Trap(c),
+            },
+        })
+    }
+
     // ------------------------------------------------------------ router interfaces
 
     fn set_rif(&mut self, id: RifId, e: &RifEntry) -> Result<(), Reason> {
@@ -190,6 +250,9 @@ impl SimChip {
             let first = self.claims.claim(&self.tables.takers, c, i);
             self.tables.set_rif_of(c.port, first);
         }
+        if was.is_none() {
+            self.write_rules();
+        }
         if let Some(was) = was {
             self.leave(is_closed(&was), was.vrf);
         }
@@ -204,6 +267,7 @@ impl SimChip {
         if let Some(was) = was {
             self.leave(is_closed(&was), was.vrf);
         }
+        self.write_rules();
         self.sweep_rif(i);
     }
 
@@ -472,6 +536,17 @@ fn is_closed(e: &RifEntry) -> bool {
     !(e.ingress4 || e.ingress6 || e.egress)
 }
 
+/// The virtual routers that rules name.
+fn routers(e: &SwitchEntry) -> impl Iterator<Item = VrfId> + '_ {
+    let of = |then: &RuleAction| if let RuleAction::Vrf(v) = then { Some(*v) } else { None };
+    e.rules4.iter().filter_map(move |r| of(&r.then)).chain(e.rules6.iter().filter_map(move |r| of(&r.then)))
+}
+
+/// All bits of an address.
+fn width<F: Family>() -> u128 {
+    u128::MAX >> (128 - u32::from(F::BITS))
+}
+
 /// What differs between the families' adjacencies.
 trait NeighFamily: Family {
     const TABLE: TableId;
@@ -533,11 +608,7 @@ impl Backend for SimChip {
         match op {
             Op::Set(r) => match r {
                 Record::Port(..) => Err(Reason::ReadOnly(TableId::Port)),
-                Record::Switch(Global, e) => {
-                    self.tables.set_policies(e.hash4, e.hash6);
-                    self.switch = Some(e.clone());
-                    Ok(())
-                }
+                Record::Switch(Global, e) => self.set_switch(Some(e.clone())),
                 Record::Rif(k, e) => self.set_rif(*k, e),
                 Record::Neigh4(k, e) => self.set_neigh(*k, e),
                 Record::Neigh6(k, e) => self.set_neigh(*k, e),
@@ -549,11 +620,7 @@ impl Backend for SimChip {
             Op::Remove(k) => {
                 match *k {
                     AnyKey::Port(_) => return Err(Reason::ReadOnly(TableId::Port)),
-                    AnyKey::Switch(Global) => {
-                        let e = SwitchEntry::default();
-                        self.tables.set_policies(e.hash4, e.hash6);
-                        self.switch = None;
-                    }
+                    AnyKey::Switch(Global) => self.set_switch(None)?,
                     AnyKey::Rif(k) => self.remove_rif(k),
                     AnyKey::Neigh4(k) => self.remove_neigh(k),
                     AnyKey::Neigh6(k) => self.remove_neigh(k),

@@ -186,6 +186,7 @@ mod tests {
             routes4: 20,
             routes6: 20,
             vrfs: 1,
+            rules: 8,
             frame: 1518,
         };
         let mut c = SimChip::new(profile, 2);

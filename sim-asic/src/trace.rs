@@ -17,6 +17,7 @@ pub(crate) enum Raw {
     Ingress(u32),
     Ip4 { src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, len: u32 },
     Ip6 { src: Ipv6Addr, dst: Ipv6Addr, ttl: u8, len: u32 },
+    Rule(u32),
     Destination(Leaf),
     Source(Leaf, Urpf),
     Member { hash: u32, member: u32, of: u32 },
@@ -62,6 +63,11 @@ pub enum Step {
         ttl: u8,
         /// Bytes of the IP packet.
         len: u32,
+    },
+    /// The rule of policy routing that it matched.
+    Rule {
+        /// Its place in the list of its family, from 0.
+        number: u32,
     },
     /// The route that the destination matched; `None`: no route.
     Destination {
@@ -121,6 +127,7 @@ impl SimChip {
             Raw::Ingress(i) => Step::Ingress { rif: self.rif_id(i) },
             Raw::Ip4 { src, dst, ttl, len } => Step::Packet { src: src.ip(), dst: dst.ip(), ttl, len },
             Raw::Ip6 { src, dst, ttl, len } => Step::Packet { src: src.ip(), dst: dst.ip(), ttl, len },
+            Raw::Rule(number) => Step::Rule { number },
             Raw::Destination(l) => Step::Destination { route: route(l) },
             Raw::Source(l, check) => Step::Source { route: route(l), check },
             Raw::Member { hash, member, of } => Step::Member { hash, member, of },

@@ -28,6 +28,7 @@ fn chip() -> SimChip {
         routes4: 64,
         routes6: 64,
         vrfs: 2,
+        rules: 8,
         frame: 9216,
     };
     let mut chip = SimChip::with_seed(profile, 4, 7);

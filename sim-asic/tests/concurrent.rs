@@ -39,6 +39,7 @@ fn chip() -> SimChip {
         routes4: 64,
         routes6: 64,
         vrfs: 1,
+        rules: 8,
         frame: 1518,
     };
     let mut c = SimChip::with_seed(profile, PORTS as usize, 7);

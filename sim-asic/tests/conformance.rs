@@ -34,6 +34,7 @@ fn profile(n: u32) -> Profile {
         routes4: 3 * n,
         routes6: 2 * n,
         vrfs: 1,
+        rules: 8,
         frame: 9216,
     }
 }

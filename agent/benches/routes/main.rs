@@ -36,6 +36,7 @@ fn profile() -> Profile {
         routes4: 1 << 21,
         routes6: 1 << 21,
         vrfs: 1,
+        rules: 0,
         frame: 9234,
     }
 }

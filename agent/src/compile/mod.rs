@@ -5,6 +5,7 @@ pub mod group;
 pub mod neigh;
 pub mod rif;
 pub mod route;
+pub mod rules;
 pub mod switch;
 pub mod vrf;
 
@@ -240,6 +241,10 @@ pub enum Why {
     VrfNoRoom(u32),
     /// It belongs to a VRF whose routes are not all in the chip yet.
     VrfFilling,
+    /// A rule before the tables of VRFs may be about what comes in by it.
+    RuleBeforeVrf,
+    /// With rules the kernel looks up by them where a source is reached.
+    RuleSources,
     /// It belongs to a VRF, and no rule of the family has its packets look up the VRF's table before others.
     VrfRule,
     /// What a device below it, of that name, is closed for.
@@ -314,6 +319,8 @@ impl fmt::Display for Why {
             Why::VrfTable(t) => write!(f, "its VRF has table {t}, which is one of the kernel's own"),
             Why::VrfNoRoom(max) => write!(f, "the chip holds {max} virtual routers, and all are taken"),
             Why::VrfFilling => f.write_str("the routes of its VRF are on their way to the chip"),
+            Why::RuleBeforeVrf => f.write_str("a rule (ip rule) comes in before the table of its VRF"),
+            Why::RuleSources => f.write_str("rp_filter goes by the rules beyond the default ones (ip rule), too, not offloaded yet"),
             Why::VrfRule => f.write_str("no rule looks up its VRF's table before table main (ip rule, l3mdev)"),
             Why::Master(m) => write!(f, "the port is a member of {m}, not offloaded yet"),
             Why::Below(name, why) => write!(f, "{why}: {name}, on which it stands"),

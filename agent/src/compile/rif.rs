@@ -112,16 +112,29 @@ pub fn rif(f: &Facts<'_>, ifindex: u32) -> Option<RifSpec> {
     let own = || f.ports.get(ifindex).map(|(_, e)| e.mac).or(link?.mac);
     let inside = both.as_ref().ok().and_then(|(_, v)| *v);
     let dev = inside.map_or(ifindex, |v| v.dev);
-    let ruled = |order| (inside.is_some() && order == VrfOrder::Never).then_some(Why::VrfRule);
+    let ruled = |order, before: bool| match order {
+        _ if inside.is_none() => None,
+        VrfOrder::Never => Some(Why::VrfRule),
+        _ => before.then_some(Why::RuleBeforeVrf),
+    };
     let policy = |scopes: &[Scope]| f.gate.closed(scopes).map(|p| Why::Policy(p.why.clone()));
     // The port's own, in a VRF as well: the kernel looks the route up with the device that it was before (`ip_rcv_finish`).
     let conf4 = f.mirror.netconf4(ifindex);
     let forwarding4 = conf4.is_some_and(|c| c.forwarding);
+    // The value in force is the maximum of `all` and the device; above 1 the kernel compares with 1 only, so it is loose.
+    let rp = conf4.map_or(1, |c| c.rp_filter).max(f.mirror.netconf4_all().map_or(1, |c| c.rp_filter));
+    let urpf = match rp {
+        0 => Urpf::Off,
+        // Without an address of its own the device is checked strictly even where it says loose (__fib_validate_source, `no_addr`).
+        2.. if f.mirror.addressed4(ifindex) => Urpf::Loose,
+        _ => Urpf::Strict,
+    };
     let ingress4 = closed
         .clone()
         .or_else(|| policy(&[Scope::V4, Scope::Ingress4(ifindex), Scope::Ingress4(dev)]))
         .or_else(|| (!forwarding4).then_some(Why::NotForwarding))
-        .or_else(|| ruled(f.vrfs.order::<V4>()));
+        .or_else(|| ruled(f.vrfs.order::<V4>(), f.vrfs.rules_before::<V4>()))
+        .or_else(|| (urpf != Urpf::Off && !f.vrfs.rules4.list.is_empty()).then_some(Why::RuleSources));
     // The kernel looks at `all` alone (kernel-facts 33).
     let forwarding6 = f.mirror.netconf6_all().is_some_and(|c| c.forwarding);
     // Both sources say what held when they were read; the smaller is safe, since what is longer is trapped.
@@ -132,9 +145,7 @@ pub fn rif(f: &Facts<'_>, ifindex: u32) -> Option<RifSpec> {
         .or_else(|| policy(&[Scope::V6, Scope::Ingress6(ifindex), Scope::Ingress6(dev)]))
         .or_else(|| mtu6.is_none().then_some(Why::NoIpv6))
         .or_else(|| (!forwarding6).then_some(Why::NotForwarding))
-        .or_else(|| ruled(f.vrfs.order::<V6>()));
-    // The value in force is the maximum of `all` and the device; above 1 the kernel compares with 1 only, so it is loose.
-    let rp = conf4.map_or(1, |c| c.rp_filter).max(f.mirror.netconf4_all().map_or(1, |c| c.rp_filter));
+        .or_else(|| ruled(f.vrfs.order::<V6>(), f.vrfs.rules_before::<V6>()));
     Some(RifSpec {
         entry: RifEntry {
             kind: RifKind::Port { port: stand.port, tags: stand.tags },
@@ -146,12 +157,7 @@ pub fn rif(f: &Facts<'_>, ifindex: u32) -> Option<RifSpec> {
             ingress6: ingress6.is_none(),
             egress: egress.is_none(),
             same4: link.zip(f.polled).is_some_and(|(l, p)| !p.redirects(&l.name)),
-            urpf: match rp {
-                0 => Urpf::Off,
-                // Without an address of its own the device is checked strictly even where it says loose (__fib_validate_source, `no_addr`).
-                2.. if f.mirror.addressed4(ifindex) => Urpf::Loose,
-                _ => Urpf::Strict,
-            },
+            urpf,
         },
         ingress4,
         ingress6,

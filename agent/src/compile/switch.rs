@@ -1,4 +1,4 @@
-//! The `switch` table: what selects a member of a group. Values that are not compiled close the gate (`policy`).
+//! The `switch` table: what selects a member of a group, and policy routing. Values that are not compiled close the gate (`policy`).
 
 use hal::{HashPolicy, SwitchEntry};
 
@@ -10,5 +10,10 @@ pub fn switch(f: &Facts<'_>) -> SwitchEntry {
         1 => HashPolicy::L4,
         _ => HashPolicy::L3,
     };
-    SwitchEntry { hash4: policy(false), hash6: policy(true) }
+    SwitchEntry {
+        hash4: policy(false),
+        hash6: policy(true),
+        rules4: f.vrfs.rules4.list.clone(),
+        rules6: f.vrfs.rules6.list.clone(),
+    }
 }

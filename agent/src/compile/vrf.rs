@@ -5,8 +5,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hal::VrfId;
+use hal::{V4, V6, VrfId};
 
+use super::rules::{self, Ruled};
 use super::{Ports, Why};
 use crate::mirror::{Link, Mirror, MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN, VrfOrder};
 
@@ -47,11 +48,15 @@ pub struct Vrfs {
     all: BTreeMap<VrfId, Vrf>,
     order4: VrfOrder,
     order6: VrfOrder,
+    /// Policy routing of IPv4.
+    pub rules4: Ruled<V4>,
+    /// The same for IPv6.
+    pub rules6: Ruled<V6>,
 }
 
 impl Vrfs {
-    /// As the kernel has them; `place` says how far hardware is.
-    pub fn new(m: &Mirror, ports: &Ports, place: impl Fn(VrfId) -> Place) -> Vrfs {
+    /// As the kernel has them; `place` says how far hardware is, which takes `max` rules of a family.
+    pub fn new(m: &Mirror, ports: &Ports, max: u32, place: impl Fn(VrfId) -> Place) -> Vrfs {
         let masters: BTreeSet<u32> = ports.rifs().filter_map(|r| m.link(r.0)?.master).collect();
         let mut all = BTreeMap::new();
         for l in m.links().filter(|l| l.kind == "vrf" && masters.contains(&l.ifindex)) {
@@ -59,7 +64,18 @@ impl Vrfs {
                 all.entry(id).or_insert_with(|| Vrf { name: l.name.clone(), place: place(id) });
             }
         }
-        Vrfs { all, order4: m.rules::<hal::V4>().vrf, order6: m.rules::<hal::V6>().vrf }
+        if max > 0 {
+            for id in rules::wanted::<V4>(m, ports).into_iter().chain(rules::wanted::<V6>(m, ports)) {
+                all.entry(id).or_insert_with(|| Vrf { name: format!("table {id}"), place: place(id) });
+            }
+        }
+        Vrfs {
+            all,
+            order4: m.rules::<V4>().vrf,
+            order6: m.rules::<V6>().vrf,
+            rules4: Ruled::new(m, ports, max, &place),
+            rules6: Ruled::new(m, ports, max, &place),
+        }
     }
     /// One of them, by number.
     pub fn get(&self, id: VrfId) -> Option<&Vrf> {
@@ -77,6 +93,10 @@ impl Vrfs {
     /// Whether it is there, the default one included.
     pub fn has(&self, id: VrfId) -> bool {
         id == DEFAULT || self.all.contains_key(&id)
+    }
+    /// Whether packets of VRFs may meet a rule of the chip's list first.
+    pub fn rules_before<F: MirrorFamily>(&self) -> bool {
+        if F::BITS == 32 { self.rules4.before_vrfs } else { self.rules6.before_vrfs }
     }
     /// Where a VRF's table comes in.
     pub fn order<F: MirrorFamily>(&self) -> VrfOrder {

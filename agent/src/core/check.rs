@@ -277,8 +277,8 @@ impl Core {
             shadow.overlook(&self.mirror);
         }
         let Some(shadow) = &self.sync.shadow else { return false };
-        c.gate = self.gate_of(shadow);
-        c.vrfs = Vrfs::new(shadow, &self.ports, |id| self.program.place(id));
+        c.vrfs = self.vrfs_of(shadow);
+        c.gate = self.gate_of(shadow, &c.vrfs);
         let live = self.facts();
         let fresh = Facts { mirror: shadow, gate: &c.gate, vrfs: &c.vrfs, ..live };
         let mut said = Vec::new();

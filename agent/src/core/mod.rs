@@ -124,6 +124,7 @@ fn no_profile() -> Profile {
         routes4: 0,
         routes6: 0,
         vrfs: 0,
+        rules: 0,
         frame: 0,
     }
 }
@@ -361,7 +362,7 @@ impl Core {
         if !tables.is_empty()
             && (four.iter().any(|(t, _)| tables.contains(t)) || six.iter().any(|(t, _)| tables.contains(t)))
         {
-            self.judge();
+            self.vrfs_look = true;
         }
     }
 
@@ -455,20 +456,20 @@ impl Core {
     }
 
     /// What policy closes, by the rules and settings that a mirror knows of.
-    fn gate_of(&self, mirror: &Mirror) -> Gate {
+    fn gate_of(&self, mirror: &Mirror, vrfs: &Vrfs) -> Gate {
         let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
         findings.retain(|f| !(f.firewall && self.cfg.ignore_firewall));
-        // `ip rule`s are not compiled: any beyond the default ones closes what it may be about.
-        let odd = |o: Odd, all| {
+        // An `ip rule` that is not compiled closes what it may be about.
+        let odd = |o: &Odd, all| {
             let scope = match o.reach {
                 Reach::All => all,
                 Reach::Link(i) => Scope::Link(i),
                 Reach::To(a, len) => Scope::Prefix(a, len),
             };
-            Finding::new(scope, o.why)
+            Finding::new(scope, o.why.clone())
         };
-        findings.extend(mirror.rules::<V4>().odd.into_iter().map(|o| odd(o, Scope::V4)));
-        findings.extend(mirror.rules::<V6>().odd.into_iter().map(|o| odd(o, Scope::V6)));
+        findings.extend(vrfs.rules4.odd.iter().map(|o| odd(o, Scope::V4)));
+        findings.extend(vrfs.rules6.odd.iter().map(|o| odd(o, Scope::V6)));
         findings.extend(mirror.doubts().map(|(kind, why)| {
             let scope = match kind {
                 DumpKind::Route4 => Scope::V4,
@@ -493,7 +494,7 @@ impl Core {
     /// What policy closes is worked out anew.
     fn judge(&mut self) {
         self.rule_tables = self.mirror.rule_tables();
-        let gate = self.gate_of(&self.mirror);
+        let gate = self.gate_of(&self.mirror, &self.vrfs);
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();

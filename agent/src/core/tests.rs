@@ -230,6 +230,7 @@ fn profile() -> Profile {
         routes4: 1024,
         routes6: 1024,
         vrfs: 1,
+        rules: 8,
         frame: 9216,
     }
 }

@@ -79,6 +79,11 @@ impl Core {
         next
     }
 
+    /// Virtual routers and rules by what a mirror knows.
+    pub(super) fn vrfs_of(&self, m: &Mirror) -> Vrfs {
+        Vrfs::new(m, &self.ports, self.profile.rules, |id| self.program.place(id))
+    }
+
     /// Virtual routers come, go and fill.
     pub(super) fn vrfs_work(&mut self) {
         let look = core::mem::take(&mut self.vrfs_look);
@@ -90,15 +95,17 @@ impl Core {
         }
         self.vrfs_wait |= !programming;
         if programming {
-            let wanted = Vrfs::new(&self.mirror, &self.ports, |id| self.program.place(id)).ids().collect();
+            let wanted = self.vrfs_of(&self.mirror).ids().collect();
             self.walks.next.extend(self.program.want_vrfs(&wanted, self.profile.vrfs));
         }
-        let new = Vrfs::new(&self.mirror, &self.ports, |id| self.program.place(id));
+        let new = self.vrfs_of(&self.mirror);
         if new == self.vrfs {
             return;
         }
         let old = core::mem::replace(&mut self.vrfs, new);
         self.touch_rifs();
+        self.program.switch.touch(hal::Global);
+        self.judge();
         if old.order::<V4>() != self.vrfs.order::<V4>() || old.order::<V6>() != self.vrfs.order::<V6>() {
             self.walks.next.extend(self.program.vrfs.iter().map(|(id, _)| id));
             // What only the old order had is found in the chip.

@@ -124,6 +124,10 @@ pub(super) struct Born {
 /// See the module.
 #[derive(Default)]
 pub struct Ctx {
+    /// IPv4 tables other than local that have, or have had, a route of a kind that no source may have (`fib_validate_source`).
+    pub(super) own_tables: BTreeSet<u32>,
+    /// One of them is new.
+    pub(super) own_tables_new: bool,
     pub(super) sets: Sets,
     pub(super) rests: Rests,
     pub(super) links: BTreeMap<u32, Link>,

@@ -176,6 +176,7 @@ impl Mirror {
         d.wanted.retain(|k| !self.seen.running.contains(k));
         d.confirm = std::mem::take(&mut self.ctx.confirm);
         d.narrow = std::mem::take(&mut self.ctx.narrow_changed);
+        d.rules |= std::mem::take(&mut self.ctx.own_tables_new);
         d
     }
 

@@ -164,6 +164,7 @@ impl<F: MirrorFamily> Routes<F> {
             odd |= window && partial && new.is_empty();
         } else {
             let born = ctx.resolve(m, seq);
+            note_own(ctx, m);
             let alias = Alias {
                 nh: born.nh,
                 metric: m.metric,
@@ -308,6 +309,7 @@ impl<F: MirrorFamily> Routes<F> {
             F::confirm(ctx);
             return;
         }
+        note_own(ctx, m);
         let alias = Alias {
             nh: born.nh,
             metric: m.metric,
@@ -646,4 +648,13 @@ fn live(ctx: &Ctx, list: &[Alias]) -> Aliases {
         all.retain(|a| alive(ctx, a));
     }
     all
+}
+
+/// Remember a table that leads to the machine itself.
+fn note_own<F: MirrorFamily>(ctx: &mut Ctx, m: &RouteMsg<F>) {
+    /// `RTN_LOCAL` to `RTN_MULTICAST` (`linux/rtnetlink.h`).
+    const OWN: core::ops::RangeInclusive<u8> = 2..=5;
+    if F::BITS == 32 && m.table != TABLE_LOCAL && OWN.contains(&list::kind(m)) {
+        ctx.own_tables_new |= ctx.own_tables.insert(m.table);
+    }
 }

@@ -37,6 +37,16 @@ pub struct Odd {
     pub reach: Reach,
     /// One sentence.
     pub why: String,
+    /// The rule, where it comes in behind table local and before table main, and no other has its priority.
+    pub rule: Option<Rule>,
+    /// It comes in before the tables of VRFs.
+    pub before_vrfs: bool,
+}
+
+impl Odd {
+    fn plain(reach: Reach, why: String) -> Odd {
+        Odd { reach, why, rule: None, before_vrfs: true }
+    }
 }
 
 /// The rules of a family, judged.
@@ -61,16 +71,28 @@ impl Mirror {
         let mut rules = Rules::default();
         let mut seen: Vec<u32> = Vec::new();
         let mut last = None;
+        let of_priority = |n| self.rules.iter().filter(|(f, r)| *f == F::AF && r.priority == n).count();
         for (_, r) in self.rules.iter().filter(|(f, _)| *f == F::AF) {
             let why = || format!("{} rule of priority {} is not one of the kernel's own", F::NAME, r.priority);
             if !(r.plain && r.action == TO_TABLE && (r.l3mdev || own(r.table))) {
-                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd { reach, why: why() }));
+                // Behind table main it is about packets to which table main leads nowhere, and those are trapped; but their sources are not.
+                if seen.contains(&TABLE_MAIN) && !(r.action == TO_TABLE && self.ctx.own_tables.contains(&r.table)) {
+                    continue;
+                }
+                let between =
+                    seen.contains(&TABLE_LOCAL) && !seen.contains(&TABLE_MAIN) && of_priority(r.priority) == 1;
+                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd {
+                    reach,
+                    why: why(),
+                    rule: between.then(|| r.clone()),
+                    before_vrfs: rules.vrf == VrfOrder::Never,
+                }));
                 continue;
             }
             // Which of two of one priority comes first is not visible.
             let tied = last.replace(r.priority) == Some(r.priority);
             if tied {
-                rules.odd.push(Odd { reach: Reach::All, why: why() });
+                rules.odd.push(Odd::plain(Reach::All, why()));
             } else if r.l3mdev {
                 if rules.vrf == VrfOrder::Never && !seen.contains(&TABLE_MAIN) {
                     rules.vrf = if seen.contains(&TABLE_LOCAL) { VrfOrder::LocalFirst } else { VrfOrder::VrfFirst };
@@ -79,11 +101,11 @@ impl Mirror {
                 seen.push(r.table);
                 want = &want[1..];
             } else if !seen.contains(&r.table) {
-                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd { reach, why: why() }));
+                rules.odd.extend(self.reach::<F>(r).map(|reach| Odd::plain(reach, why())));
             }
         }
         let missing = |t| format!("{} rule that looks up table {t} is missing or out of order", F::NAME);
-        rules.odd.extend(want.iter().map(|t| Odd { reach: Reach::All, why: missing(t) }));
+        rules.odd.extend(want.iter().map(|t| Odd::plain(Reach::All, missing(t))));
         rules
     }
 
@@ -91,6 +113,11 @@ impl Mirror {
     pub fn rule_tables(&self) -> BTreeSet<u32> {
         let other = |r: &Rule| r.action == TO_TABLE && !r.l3mdev && !(r.plain && own(r.table));
         self.rules.iter().filter(|(_, r)| other(r)).map(|(_, r)| r.table).collect()
+    }
+
+    /// Whether a table other than local has, or has had, a route of a kind that no source may have: local, broadcast, anycast, multicast.
+    pub fn has_own(&self, table: u32) -> bool {
+        self.ctx.own_tables.contains(&table)
     }
 
     /// Which forwarded packets a rule may be about; `None`: none. What it selects by besides only makes them fewer.

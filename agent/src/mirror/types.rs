@@ -148,6 +148,16 @@ pub struct Rule {
     pub oif: Option<String>,
     /// Packets without a mark are none of its (`FRA_FWMARK`).
     pub marked: bool,
+    /// Sources that it selects (`FRA_SRC`).
+    pub from: Option<(IpAddr, u8)>,
+    /// `FRA_IP_PROTO`
+    pub proto: Option<u8>,
+    /// `FRA_SPORT_RANGE`
+    pub sport: Option<(u16, u16)>,
+    /// `FRA_DPORT_RANGE`
+    pub dport: Option<(u16, u16)>,
+    /// It selects by something else as well, or does more than its action says.
+    pub other: bool,
     /// All that the kernel said of it, in a fixed order: its identity.
     pub content: Vec<u8>,
 }

@@ -265,6 +265,12 @@ pub fn netconf(body: &[u8], unknown: &mut Unknowns) -> Result<Option<NetconfMsg>
 /// (`linux/fib_rules.h`).
 const SILENT: u32 = 4 | 8 | 16;
 
+/// `struct fib_rule_port_range`: first and last, in the machine's order.
+fn port_range(n: u32) -> (u16, u16) {
+    let [a, b, c, d] = n.to_ne_bytes();
+    (u16::from_ne_bytes([a, b]), u16::from_ne_bytes([c, d]))
+}
+
 /// `RTM_*RULE` (`struct fib_rule_hdr`, `linux/fib_rules.h`), with its family. `Ok(None)` for other families than IP.
 ///
 /// # Errors
@@ -288,6 +294,11 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         iif: None,
         oif: None,
         marked: false,
+        from: None,
+        proto: None,
+        sport: None,
+        dport: None,
+        other: head[3] != 0 || flags & !2 != 0,
         content: Vec::new(),
     };
     r.content.extend_from_slice(&head[..8]);
@@ -298,11 +309,20 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         let a = a?;
         match a.kind {
             1 => r.to = Some((ip(family, a.data)?, head[1])),
+            2 => r.from = Some((ip(family, a.data)?, head[2])),
             3 => r.iif = Some(a.text()),
             10 => mark = a.u32()?,
             16 => mask = a.u32()?,
             17 => r.oif = Some(a.text()),
-            _ => {}
+            22 => r.proto = Some(a.u8()?),
+            23 => r.sport = Some(port_range(a.u32()?)),
+            24 => r.dport = Some(port_range(a.u32()?)),
+            // FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN (below), FRA_TABLE, FRA_PAD, FRA_L3MDEV, FRA_PROTOCOL.
+            6 | 15 | 18 | 19 | 21 => {}
+            14 if a.u32()? == u32::MAX => {}
+            // FRA_SPORT_MASK, FRA_DPORT_MASK: of one port.
+            28 | 29 if a.data == u16::MAX.to_ne_bytes() => {}
+            _ => r.other = true,
         }
         match a.kind {
             6 => r.priority = a.u32()?,

@@ -21,6 +21,7 @@ fn profile() -> Profile {
         routes4: 32,
         routes6: 32,
         vrfs: 1,
+        rules: 8,
         frame: 9234,
     }
 }

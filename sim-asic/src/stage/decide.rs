@@ -48,6 +48,9 @@ fn checked(
     if !h.enabled {
         return trap(TrapClass::NotForwarding, note);
     }
+    if let Some(c) = h.ruled {
+        return trap(c, note);
+    }
     if let Hop::Trap(c) = hop {
         return trap(c, note);
     }

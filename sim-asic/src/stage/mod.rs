@@ -9,6 +9,7 @@ pub(crate) mod parse;
 mod resolve;
 mod rewrite;
 pub(crate) mod sample;
+mod select;
 #[cfg(test)]
 mod tests;
 
@@ -224,10 +225,13 @@ pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut Vec
     let mut buf = with_room(frame);
     let v = match parse::frame(t, &mut Ingress::of(t, port), &buf, steps) {
         Err(v) => v,
-        Ok(h) => {
+        Ok(mut h) => {
+            if let Some(lists) = t.rules.get() {
+                select::select(&lists, &mut h, &buf, steps);
+            }
             let (dst, src) = match h.family {
-                Family::V4 => (t.routes4.lookup(h.vrf, h.dst4), t.routes4.lookup(h.vrf, h.src4)),
-                Family::V6 => (t.routes6.lookup(h.vrf, parse::dst6(&h, &buf)), Leaf::NONE),
+                Family::V4 => (t.routes4.lookup(h.to, h.dst4), t.routes4.lookup(h.vrf, h.src4)),
+                Family::V6 => (t.routes6.lookup(h.to, parse::dst6(&h, &buf)), Leaf::NONE),
             };
             decide::forward(t, &h, dst, src, &mut buf, &mut Way::default(), steps)
         }
@@ -243,19 +247,23 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     let Scratch { heads, todo4, todo6, live, dst, src, rest } = s;
     let (mut n4, mut n6) = (0, 0);
     let mut ingress = Ingress::of(t, chunk.first()?.port);
+    let rules = t.rules.get();
     for (i, (p, h)) in chunk.iter_mut().zip(heads.iter_mut()).enumerate() {
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);
         }
         match parse::frame(t, &mut ingress, p.buf, &mut ()) {
             Err(v) => p.verdict = v,
-            Ok(head) => {
+            Ok(mut head) => {
+                if let Some(lists) = &rules {
+                    select::select(lists, &mut head, p.buf, &mut ());
+                }
                 match head.family {
                     Family::V4 => {
-                        dst[i] = t.routes4.start(head.vrf, head.dst4);
+                        dst[i] = t.routes4.start(head.to, head.dst4);
                         src[i] = t.routes4.start(head.vrf, head.src4);
                     }
-                    Family::V6 => dst[i] = t.routes6.start(head.vrf, parse::dst6(&head, p.buf)),
+                    Family::V6 => dst[i] = t.routes6.start(head.to, parse::dst6(&head, p.buf)),
                 }
                 // Without a branch that no one could foretell.
                 let six = usize::from(head.family == Family::V6);
@@ -272,11 +280,11 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     for &i in &todo4[..n4] {
         let i = usize::from(i);
         let h = &heads[i];
-        let d = t.routes4.finish(h.vrf, h.dst4, dst[i]);
+        let d = t.routes4.finish(h.to, h.dst4, dst[i]);
         let s = t.routes4.finish(h.vrf, h.src4, src[i]);
         chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].buf, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) {
-            sample = Some((TableId::Route4, h.vrf, u128::from(h.dst4)));
+            sample = Some((TableId::Route4, h.to, u128::from(h.dst4)));
         }
     }
     if n6 == 0 {
@@ -285,7 +293,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     let todo6 = &todo6[..n6];
     for &i in todo6 {
         let i = usize::from(i);
-        (dst[i], rest[i]) = t.routes6.root_cell(heads[i].vrf, parse::dst6(&heads[i], chunk[i].buf), dst[i]);
+        (dst[i], rest[i]) = t.routes6.root_cell(heads[i].to, parse::dst6(&heads[i], chunk[i].buf), dst[i]);
     }
     // Level by level, each over all that were not at their leaf before.
     live[..n6].copy_from_slice(todo6);
@@ -310,10 +318,10 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
     for &i in todo6 {
         let i = usize::from(i);
         let h = &heads[i];
-        let d = t.routes6.end(h.vrf, || parse::dst6(h, chunk[i].buf), dst[i]);
+        let d = t.routes6.end(h.to, || parse::dst6(h, chunk[i].buf), dst[i]);
         chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].buf, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) && sample.is_none() {
-            sample = Some((TableId::Route6, h.vrf, parse::dst6(h, chunk[i].buf)));
+            sample = Some((TableId::Route6, h.to, parse::dst6(h, chunk[i].buf)));
         }
     }
     sample

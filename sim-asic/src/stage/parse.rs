@@ -44,9 +44,14 @@ pub(crate) struct Head {
     pub(crate) ttl: u8,
     /// Index of the interface that it came in by.
     pub(crate) rif: u32,
+    /// The virtual router that it came in by.
     pub(crate) vrf: u32,
     /// Where the IP packet begins in the buffer.
     pub(crate) at: u32,
+    /// The one that its destination is looked up in.
+    pub(crate) to: u32,
+    /// The class that a rule of policy routing traps it by.
+    pub(crate) ruled: Option<TrapClass>,
     /// Bytes of the IP packet; the frame holds all of them.
     pub(crate) len: u32,
     /// Addresses of an IPv4 packet.
@@ -191,7 +196,8 @@ fn packet(
     if eth[0] & 1 == 1 {
         return trap(TrapClass::Multicast, note);
     }
-    let head = Head { rif: index, vrf: rif.vrf, urpf: rif.urpf, at: (ROOM + at) as u32, ..Head::default() };
+    let head =
+        Head { rif: index, vrf: rif.vrf, to: rif.vrf, urpf: rif.urpf, at: (ROOM + at) as u32, ..Head::default() };
     if ethertype == ETHERTYPE_IP4 {
         ip4(ip, Head { family: Family::V4, enabled: rif.ingress4, ..head }, note)
     } else {

@@ -1,5 +1,7 @@
 //! The pipeline as a whole: frames in, verdicts out, over tables set through the contract.
 
+mod rules;
+
 use hal::*;
 use proptest::prelude::*;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,6 +25,7 @@ pub(crate) fn profile() -> Profile {
         routes4: 1000,
         routes6: 1000,
         vrfs: 2,
+        rules: 8,
         frame: 9216,
     }
 }
@@ -483,7 +486,7 @@ fn shares_follow_weights() {
     let mut b = multipath();
     for l4 in [false, true] {
         let p = if l4 { HashPolicy::L4 } else { HashPolicy::L3 };
-        b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p }));
+        b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p, ..SwitchEntry::default() }));
         let (mut four, mut six) = ([0u32; 4], [0u32; 4]);
         for i in 0..20_000u32 {
             let (x, y, ports) = (i as u8, (i >> 8) as u8, [(i >> 8) as u8, i as u8, 0, 53]);
@@ -546,7 +549,10 @@ fn hash_inputs_are_the_kernels() {
     assert!(split(&mut b, &tcp6, &labelled) && split(&mut b, &tcp6, &udp6), "but label and next header");
     assert!(!split(&mut b, &tcp6, &error6));
 
-    b.set(Record::Switch(Global, SwitchEntry { hash4: HashPolicy::L4, hash6: HashPolicy::L4 }));
+    b.set(Record::Switch(
+        Global,
+        SwitchEntry { hash4: HashPolicy::L4, hash6: HashPolicy::L4, ..SwitchEntry::default() },
+    ));
     assert!(split(&mut b, &tcp, &tcp2) && split(&mut b, &tcp, &udp), "policy 1: ports and protocol");
     assert!(!split(&mut b, &tcp, &back));
     assert!(split(&mut b, &tcp6, &tcp62) && split(&mut b, &tcp6, &udp6));
@@ -640,7 +646,7 @@ proptest! {
     fn any_bytes_get_a_verdict(f in any_frame(), l4 in any::<bool>()) {
         let mut b = multipath();
         let p = if l4 { HashPolicy::L4 } else { HashPolicy::L3 };
-        b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p }));
+        b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p, ..SwitchEntry::default() }));
         let (v, out) = b.run(&f);
         if let Verdict::Forward { port, grown, len } = v {
             prop_assert!(grown == 0 && len as usize <= f.len() && port.0 < 4);

@@ -10,6 +10,7 @@ pub(crate) mod lpm4;
 pub(crate) mod lpm6;
 pub(crate) mod neigh;
 pub(crate) mod route;
+pub(crate) mod rules;
 pub(crate) mod short;
 pub(crate) mod takers;
 pub(crate) mod vrfs;
@@ -220,6 +221,7 @@ pub(crate) struct Tables {
     pub(crate) groups: group::Groups,
     pub(crate) routes4: lpm4::Lpm4,
     pub(crate) routes6: lpm6::Lpm6,
+    pub(crate) rules: rules::Rules,
 }
 
 /// How many indices a table of objects has that others refer to: those that are there, and removed ones still referred to.
@@ -245,6 +247,7 @@ impl Tables {
             groups: group::Groups::new(indices(p.groups), p.group_members),
             routes4: lpm4::Lpm4::new(p.routes4, p.vrfs),
             routes6: lpm6::Lpm6::new(p.routes6, p.vrfs),
+            rules: rules::Rules::default(),
         }
     }
 

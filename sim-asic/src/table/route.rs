@@ -211,6 +211,7 @@ mod tests {
             routes4: routes,
             routes6: routes,
             vrfs: 2,
+            rules: 8,
             frame: 9216,
         }
     }

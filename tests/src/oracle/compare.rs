@@ -298,8 +298,19 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
             members.len() > 1 && members.iter().any(fits)
         })
     };
-    let members = sent.and_then(|s| to(&s.bytes)).map(|d| s.members(d)).unwrap_or_default();
-    let void = members.len() > 1 && members.iter().any(|m| m.void);
+    let members = |a: Option<IpAddr>| a.map(|d| s.members(d)).filter(|m| m.len() > 1).unwrap_or_default();
+    let ends = sent.and_then(|s| addresses(&s.bytes));
+    let onward = members(ends.map(|(_, to)| to));
+    // An answer goes back by such a route as well.
+    let void = onward.iter().chain(&members(ends.map(|(from, _)| from))).any(|m| m.void);
+    // Too long for some of the members: fragments there, or the kernel's word that it is too big.
+    let fits = |m: &Member| sent.is_some_and(|f| f.bytes.len() as u64 <= m.mtu + 14);
+    if onward.iter().any(fits) && !onward.iter().all(fits) {
+        let so = |v: &[(usize, Vec<u8>)]| legal(v) || v.iter().all(|(_, f)| too_big(f));
+        if so(first) && so(second) {
+            return true;
+        }
+    }
     let nothing = |v: &[(usize, Vec<u8>)]| v.is_empty() || v.iter().all(|(_, f)| host_unreachable(f));
     match (nothing(first), nothing(second)) {
         (true, true) => void,
@@ -346,6 +357,11 @@ fn spent(
 fn worn(sends: &BTreeMap<u32, &Send>, passed: &BTreeSet<u32>, up_to: u32, source: IpAddr) -> bool {
     let by_it = |s: &Send| addresses(&s.bytes).is_some_and(|(from, _)| from == source);
     source.is_ipv4() && sends.range(..=up_to).filter(|(id, s)| by_it(s) && !passed.contains(id)).count() > BURST
+}
+
+/// ICMP 3/4 or ICMPv6 2/0: it does not fit.
+fn too_big(f: &[u8]) -> bool {
+    matches!(error(f), Some((4, 3, 4, _) | (6, 2, 0, _)))
 }
 
 /// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.

@@ -33,6 +33,8 @@ pub struct Member {
     pub own: Option<Mac>,
     /// The VLAN tags that its device gives to frames.
     pub tags: Vec<u8>,
+    /// The MTU of its device.
+    pub mtu: u64,
     /// Whether nothing can leave by it: no port, no usable neighbour, or no carrier.
     pub void: bool,
 }
@@ -79,6 +81,7 @@ struct Device {
     port: usize,
     mac: Option<Mac>,
     tags: Vec<u8>,
+    mtu: u64,
 }
 
 /// By name, from `ip -j -d link show`.
@@ -103,7 +106,8 @@ fn devices(links: &[Value]) -> BTreeMap<String, Device> {
     };
     let device = |l: &Value| {
         let (port, tags) = find(l);
-        Device { port, mac: l["address"].as_str().and_then(|m| m.parse().ok()), tags }
+        let mtu = l["mtu"].as_u64().unwrap_or(u64::MAX >> 1);
+        Device { port, mac: l["address"].as_str().and_then(|m| m.parse().ok()), tags, mtu }
     };
     links.iter().map(|l| (name(l), device(l))).collect()
 }
@@ -288,7 +292,14 @@ impl Snapshot {
             .map(|h| {
                 let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
                 let d = self.devices.get(&h.dev).cloned().unwrap_or_default();
-                Member { port: h.port, mac, own: d.mac, tags: d.tags, void: h.port == 0 || mac.is_none() || h.linkdown }
+                Member {
+                    port: h.port,
+                    mac,
+                    own: d.mac,
+                    tags: d.tags,
+                    mtu: d.mtu,
+                    void: h.port == 0 || mac.is_none() || h.linkdown,
+                }
             })
             .collect();
         // In groups of next-hop objects, and with fib_multipath_use_neigh, the kernel passes over members that have failed, while

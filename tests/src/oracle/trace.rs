@@ -69,6 +69,7 @@ fn show(s: &Step) -> String {
     match s {
         Step::Ingress { rif } => format!("came in by interface {}", or(rif.map(|r| r.to_string()))),
         Step::Packet { src, dst, ttl, len } => format!("packet {src}>{dst} ttl {ttl} len {len}"),
+        Step::Rule { number } => format!("matches rule {number} of policy routing"),
         Step::Destination { route } => {
             format!("destination matches {}", or(route.as_ref().map(|(l, f)| format!("a /{l}: {f:?}"))))
         }
