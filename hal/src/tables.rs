@@ -100,7 +100,7 @@ pub struct PortEntry {
     pub netns: u64,
     /// MAC address of wire and netdev.
     pub mac: Mac,
-    /// MTU of the wire in bytes, without Ethernet header.
+    /// MTU of the wire in bytes, without Ethernet header, and without the room that it has for VLAN tags.
     pub mtu: u32,
     /// Whether the netdev is administratively up.
     pub admin: bool,
@@ -539,7 +539,7 @@ pub enum DropReason {
     Blackhole,
     /// Shorter than an Ethernet header: no netdev takes it.
     Runt,
-    /// Longer than the chip's buffers.
+    /// Longer than the chip's buffers, or than the wire's device would have handed over at the netdev's MTU.
     Giant,
     /// Its trap class was over its rate.
     Policer,

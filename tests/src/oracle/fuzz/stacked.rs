@@ -164,18 +164,6 @@ pub(super) fn frame(g: &mut Gen) -> String {
             f += &format!(" dst={mac}");
         }
     }
-    f += g.r.pick(&[
-        "",
-        "",
-        "",
-        " tcp 1>2",
-        " echo",
-        " ttl=1",
-        " len=0",
-        " size=1400",
-        " size=1401",
-        " size=1480 df",
-        " pad=70",
-    ]);
+    f += g.r.pick(&["", "", "", " tcp 1>2", " echo", " ttl=1", " len=0", " size=1390", " size=1480 df", " pad=70"]);
     f
 }
