@@ -144,7 +144,12 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
     match t {
         TableId::Port => unreachable!("no agent writes ports"),
         TableId::Switch => {
-            let hash4 = if v.is_multiple_of(2) { HashPolicy::L3 } else { HashPolicy::L4 };
+            let hash4 = match v % 4 {
+                0 => HashPolicy::L3,
+                1 => HashPolicy::L4,
+                2 => HashPolicy::Inner,
+                _ => HashPolicy::Fields(v as u16 & 0xfff),
+            };
             Record::Switch(Global, SwitchEntry { hash4, ..SwitchEntry::default() })
         }
         TableId::Rif => rif(n, v, ports, true),

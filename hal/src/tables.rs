@@ -135,6 +135,31 @@ pub enum HashPolicy {
     L3,
     /// Policy 1: addresses, protocol and ports; fragments, the first included, without ports.
     L4,
+    /// Policy 2: as 0, but of the innermost IP header of a tunnelled packet, whatever that says of the outer ones; an ICMP error counts by its own
+    /// addresses. Packets whose headers the chip can't follow are trapped ([`TrapClass::Hash`]).
+    Inner,
+    /// Policy 3: the fields of these bits, which are [`hash_field`]'s; likewise.
+    Fields(u16),
+}
+
+/// Bits of [`HashPolicy::Fields`] (`FIB_MULTIPATH_HASH_FIELD_*`; `fib_multipath_hash_fields` in `ip-sysctl.rst`).
+pub mod hash_field {
+    /// Source address.
+    pub const SRC: u16 = 1;
+    /// Destination address.
+    pub const DST: u16 = 1 << 1;
+    /// Protocol.
+    pub const PROTO: u16 = 1 << 2;
+    /// IPv6 flow label; of no meaning for IPv4.
+    pub const LABEL: u16 = 1 << 3;
+    /// Source port.
+    pub const SRC_PORT: u16 = 1 << 4;
+    /// Destination port.
+    pub const DST_PORT: u16 = 1 << 5;
+    /// The same six of the innermost header of a tunnelled packet are as many bits higher.
+    pub const INNER: u32 = 6;
+    /// All of them.
+    pub const ALL: u16 = 0xfff;
 }
 
 /// Settings of the whole chip. Absent: [`HashPolicy::L3`] for both families, and no rules.
@@ -456,11 +481,13 @@ pub enum TrapClass {
     Punt,
     /// A route that would forward, but a route below it found no room.
     NoRoom,
+    /// Which member of a group it takes depends on headers that the chip can't follow.
+    Hash,
 }
 
 impl TrapClass {
     /// Every class, in the order of its number.
-    pub const ALL: [TrapClass; 26] = [
+    pub const ALL: [TrapClass; 27] = [
         TrapClass::Arp,
         TrapClass::Nd,
         TrapClass::ToUs,
@@ -487,6 +514,7 @@ impl TrapClass {
         TrapClass::Unreachable,
         TrapClass::Punt,
         TrapClass::NoRoom,
+        TrapClass::Hash,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -520,6 +548,7 @@ impl TrapClass {
             TrapClass::Unreachable => "unreachable",
             TrapClass::Punt => "punt",
             TrapClass::NoRoom => "no-room",
+            TrapClass::Hash => "hash",
         }
     }
 }

@@ -27,7 +27,7 @@ pub struct Rate {
 pub fn default(class: TrapClass) -> Rate {
     use TrapClass::*;
     let (rate, burst) = match class {
-        NoRif | NotForwarding | EgressClosed | Punt | NoRoom | ToUs | OtherMac | Vlan | Protocol | Dangling => {
+        NoRif | NotForwarding | EgressClosed | Punt | NoRoom | Hash | ToUs | OtherMac | Vlan | Protocol | Dangling => {
             (400_000, 20_000)
         }
         Source | Special | SameInterface | Mtu | Options => (100_000, 10_000),

@@ -8,6 +8,8 @@ use super::Facts;
 pub fn switch(f: &Facts<'_>) -> SwitchEntry {
     let policy = |v6| match f.polled.map_or(0, |p| p.hash_policy(v6)) {
         1 => HashPolicy::L4,
+        2 => HashPolicy::Inner,
+        3 => HashPolicy::Fields(f.polled.map_or(0, |p| p.hash_fields(v6))),
         _ => HashPolicy::L3,
     };
     SwitchEntry {

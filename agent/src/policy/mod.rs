@@ -101,6 +101,12 @@ impl Polled {
         self.release >= (6, 6)
     }
 
+    /// `fib_multipath_hash_fields`; 0 where the kernel lacks it.
+    pub fn hash_fields(&self, v6: bool) -> u16 {
+        let path = if v6 { "ipv6/fib_multipath_hash_fields" } else { "ipv4/fib_multipath_hash_fields" };
+        self.number(path).and_then(|n| u16::try_from(n).ok()).unwrap_or(0)
+    }
+
     /// `fib_multipath_hash_policy`; 0 where the kernel lacks it (no multipath).
     pub fn hash_policy(&self, v6: bool) -> u32 {
         let path = if v6 { "ipv6/fib_multipath_hash_policy" } else { "ipv4/fib_multipath_hash_policy" };

@@ -18,11 +18,13 @@
 //! - `ip_early_demux`, `tcp_*`, `udp_*`, `icmp*`, `flowlabel_*`, `auto_flowlabels`, `hop_limit`, `ip_default_ttl`,
 //!   `ip_no_pmtu_disc`, `ip_nonlocal_bind`, `fwmark_reflect`: local delivery and locally made packets.
 //! - `disable_xfrm`, `disable_policy`, `core/xfrm_*`: only matter to IPsec policies, which close the gate themselves.
-//! - `fib_multipath_hash_seed`, `fib_multipath_hash_fields`: which legal member is used; the latter under policy 3 only.
+//! - `fib_multipath_hash_seed`: which legal member is used.
 //! - `fib_notify_on_flag_change`, `nexthop_compat_mode`: which messages are sent.
 //! - `core/default_qdisc`: seen as the queue discipline that a port has.
 //! - `netfilter/*`, `bridge/*`, `ipv4/vs/*`: need a hook, a bridge or a virtual service, which close the gate themselves.
 //! - `mpls/*`: MPLS frames are trapped.
+
+use hal::hash_field;
 
 use super::{Finding, Polled, PortRef, Scope};
 
@@ -48,6 +50,8 @@ pub enum Compiled {
     Any,
     /// These.
     Values(&'static [&'static str]),
+    /// Numbers made of these bits.
+    Bits(u16),
     /// IPv4's rule for redirects: with forwarding on, the interface's value *and* that of `all`; else either.
     Redirects4,
     /// IPv6's rule for redirects: the interface's value, unless its forwarding is on.
@@ -74,15 +78,27 @@ const SEND_REDIRECTS: &str = "ipv4/conf/*/send_redirects";
 pub const TABLE: &[Row] = &[
     Row {
         path: "ipv4/fib_multipath_hash_policy",
-        compiled: Compiled::Values(&["0", "1"]),
+        compiled: Compiled::Values(&["0", "1", "2", "3"]),
         reach: Reach::V4,
-        why: "what selects a member of a multipath route; inner headers and custom fields are not compiled",
+        why: "what selects a member of a multipath route",
+    },
+    Row {
+        path: "ipv4/fib_multipath_hash_fields",
+        compiled: Compiled::Bits(hash_field::ALL),
+        reach: Reach::V4,
+        why: "the same, under policy 3",
     },
     Row {
         path: "ipv6/fib_multipath_hash_policy",
-        compiled: Compiled::Values(&["0", "1"]),
+        compiled: Compiled::Values(&["0", "1", "2", "3"]),
         reach: Reach::V6,
-        why: "what selects a member of a multipath route; inner headers and custom fields are not compiled",
+        why: "what selects a member of a multipath route",
+    },
+    Row {
+        path: "ipv6/fib_multipath_hash_fields",
+        compiled: Compiled::Bits(hash_field::ALL),
+        reach: Reach::V6,
+        why: "the same, under policy 3",
     },
     Row {
         path: "ipv4/fib_multipath_use_neigh",
@@ -210,6 +226,7 @@ fn judge_row(row: &Row, polled: &Polled, port: Option<&PortRef>) -> Option<Findi
     let fine = match row.compiled {
         Compiled::Any => true,
         Compiled::Values(values) => values.contains(&value),
+        Compiled::Bits(bits) => value.parse().is_ok_and(|v: u32| v & !u32::from(bits) == 0),
         Compiled::Redirects4 => match (off(Some(value)), off(at(row.path, "all"))) {
             (true, true) => true,
             (false, false) => false,
@@ -225,6 +242,7 @@ fn remedy(row: &Row) -> String {
     match row.compiled {
         Compiled::Any => String::new(),
         Compiled::Values(values) => format!("set it to {}", values.join(" or ")),
+        Compiled::Bits(bits) => format!("use the bits of {bits}"),
         Compiled::Redirects4 => "set it to 0, for all too".to_owned(),
         Compiled::Redirects6 => "set it to 0".to_owned(),
     }
@@ -237,6 +255,7 @@ pub fn markdown() -> String {
         let compiled = match row.compiled {
             Compiled::Any => "any".to_owned(),
             Compiled::Values(values) => values.join(", "),
+            Compiled::Bits(bits) => format!("up to {bits}"),
             Compiled::Redirects4 => "0; with forwarding on, 0 here or for `all`".to_owned(),
             Compiled::Redirects6 => "0; any with forwarding on here".to_owned(),
         };
@@ -273,8 +292,10 @@ mod tests {
     fn global_values_close_their_family() {
         assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "1")]), []);
         assert_eq!(scopes(&[("ipv4/fib_multipath_use_neigh", "1")]), []);
-        assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "2")]), [Scope::V4]);
-        assert_eq!(scopes(&[("ipv6/fib_multipath_hash_policy", "3")]), [Scope::V6]);
+        assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "3"), ("ipv4/fib_multipath_hash_fields", "4095")]), []);
+        assert_eq!(scopes(&[("ipv4/fib_multipath_hash_policy", "4")]), [Scope::V4]);
+        assert_eq!(scopes(&[("ipv6/fib_multipath_hash_policy", "4")]), [Scope::V6]);
+        assert_eq!(scopes(&[("ipv6/fib_multipath_hash_fields", "4096")]), [Scope::V6]);
         assert_eq!(scopes(&[("ipv4/ip_forward_use_pmtu", "garbage")]), [Scope::V4]);
         assert_eq!(scopes(&[("ipv6/route/skip_notify_on_dev_down", "1")]), [Scope::V6]);
     }
@@ -316,6 +337,6 @@ mod tests {
     #[test]
     fn markdown_has_a_line_per_row() {
         assert_eq!(markdown().lines().count(), TABLE.len() + 2);
-        assert!(markdown().contains("| `net.ipv4.fib_multipath_hash_policy` | 0, 1 | IPv4 |"));
+        assert!(markdown().contains("| `net.ipv4.fib_multipath_hash_policy` | 0, 1, 2, 3 | IPv4 |"));
     }
 }

@@ -1,11 +1,12 @@
 //! The multipath hash: which member of a group a packet takes.
 //!
 //! Its inputs are those of the kernel's `fib_multipath_hash` and `rt6_multipath_hash`, or fewer, so that packets that the
-//! kernel keeps together stay together. Addresses and ports count without order, as in the kernel's consistent flow keys:
+//! kernel keeps together stay together; what these are in a tunnel finds `dissect`. Addresses and ports count without order, as in the kernel's consistent flow keys:
 //! an ICMP error quotes the packet it is about, and takes the path of the answers to that packet.
 
-use hal::HashPolicy;
+use hal::{HashPolicy, hash_field};
 
+use super::dissect::{Fields, fields};
 use super::parse::{Family, Head, be16, be32, dst6, src6};
 use crate::table::Tables;
 
@@ -50,19 +51,57 @@ impl Keys {
     }
 }
 
-/// The hash of a parsed packet.
+/// The hash of a parsed packet; `None` where it depends on headers that are not followed here.
 #[inline(never)]
-pub(super) fn packet(t: &Tables, h: &Head, buf: &[u8]) -> u32 {
-    let policies = t.policies();
+pub(super) fn packet(t: &Tables, h: &Head, buf: &[u8]) -> Option<u32> {
+    let six = h.family == Family::V6;
     // The packet alone, without padding.
     let ip = buf.get(h.at as usize..).and_then(|ip| ip.get(..h.len as usize)).unwrap_or(&[]);
-    let keys = match (h.family, policies.0, policies.1) {
-        (Family::V4, HashPolicy::L3, _) => l3_4(h, ip),
-        (Family::V4, HashPolicy::L4, _) => l4_4(h, ip),
-        (Family::V6, _, HashPolicy::L3) => l3_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
-        (Family::V6, _, HashPolicy::L4) => l4_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
+    let keys = match (h.family, t.policy(six)) {
+        (Family::V4, HashPolicy::L3) => l3_4(h, ip),
+        (Family::V4, HashPolicy::L4) => l4_4(h, ip),
+        (Family::V6, HashPolicy::L3) => l3_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
+        (Family::V6, HashPolicy::L4) => l4_6(Keys::between(src6(h, buf), dst6(h, buf)), ip),
+        (_, HashPolicy::Inner) => return inner(ip, six).map(|k| k.hash(t.seed)),
+        (_, HashPolicy::Fields(bits)) => return chosen(ip, six, bits, t.seed),
     };
-    keys.hash(t.seed)
+    Some(keys.hash(t.seed))
+}
+
+/// Policy 2: what is innermost, as policy 0 has it of a packet that is no tunnel's.
+#[cold]
+fn inner(ip: &[u8], six: bool) -> Option<Keys> {
+    let f = fields(ip, six, false)?;
+    let keys = Keys::between(f.src, f.dst);
+    Some(if f.six { Keys { proto: f.proto, label: f.label, ..keys } } else { keys })
+}
+
+/// Policy 3: two hashes in one, of the outer headers and of the innermost ones.
+#[cold]
+fn chosen(ip: &[u8], six: bool, bits: u16, seed: u64) -> Option<u32> {
+    let outer = fields(ip, six, true)?;
+    let hash = some(&outer, bits).hash(seed);
+    let bits = bits >> hash_field::INNER;
+    if bits == 0 || !outer.tunnel {
+        return Some(hash);
+    }
+    let inner = some(&fields(ip, six, false)?, bits).hash(seed);
+    let both = mix(seed ^ (u64::from(hash) << 32 | u64::from(inner)), 0x9e37_79b9_7f4a_7c15);
+    Some((mix(both ^ seed.rotate_left(32), 0xa076_1d64_78bd_642f) >> 32) as u32)
+}
+
+/// The fields of these bits.
+fn some(f: &Fields, bits: u16) -> Keys {
+    let on = |bit| u128::from(bits & bit != 0);
+    let port = |bit, p: u16| if bits & bit != 0 { p } else { 0 };
+    let label = if f.six && bits & hash_field::LABEL != 0 { f.label } else { 0 };
+    let [a, b] = [port(hash_field::SRC_PORT, f.ports[0]), port(hash_field::DST_PORT, f.ports[1])];
+    Keys {
+        proto: if bits & hash_field::PROTO != 0 { f.proto } else { 0 },
+        label,
+        ports: [a.min(b), a.max(b)],
+        ..Keys::between(f.src * on(hash_field::SRC), f.dst * on(hash_field::DST))
+    }
 }
 
 /// `ip_multipath_l3_keys`.

@@ -4,6 +4,7 @@
 //! Reading frames, sending them, policing traps and talking to the kernel is `worker`'s.
 
 mod decide;
+mod dissect;
 mod hash;
 pub(crate) mod parse;
 mod resolve;

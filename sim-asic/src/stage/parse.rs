@@ -67,7 +67,7 @@ pub(crate) fn be32(b: &[u8], at: usize) -> u32 {
     b.get(at..at + 4).and_then(|s| s.try_into().ok()).map_or(0, u32::from_be_bytes)
 }
 
-fn be128(b: &[u8], at: usize) -> u128 {
+pub(crate) fn be128(b: &[u8], at: usize) -> u128 {
     b.get(at..at + 16).and_then(|s| s.try_into().ok()).map_or(0, u128::from_be_bytes)
 }
 

@@ -67,7 +67,7 @@ pub(super) fn resolve(
                 Choice::Empty => return trap(TrapClass::Punt, note),
                 Choice::One(next) => (next, true),
                 Choice::Several { at, len } => {
-                    let hash = hash::packet(t, h, buf);
+                    let Some(hash) = hash::packet(t, h, buf) else { return trap(TrapClass::Hash, note) };
                     let member = t.groups.member(at, len, hash);
                     note.note(|| Raw::Member { hash, member: member as u32, of: len });
                     (t.groups.next(at, member), false)

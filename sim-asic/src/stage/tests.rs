@@ -1,5 +1,6 @@
 //! The pipeline as a whole: frames in, verdicts out, over tables set through the contract.
 
+mod policies;
 mod rules;
 
 use hal::*;
@@ -482,29 +483,6 @@ fn multipath() -> Bench {
 }
 
 #[test]
-fn shares_follow_weights() {
-    let mut b = multipath();
-    for l4 in [false, true] {
-        let p = if l4 { HashPolicy::L4 } else { HashPolicy::L3 };
-        b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p, ..SwitchEntry::default() }));
-        let (mut four, mut six) = ([0u32; 4], [0u32; 4]);
-        for i in 0..20_000u32 {
-            let (x, y, ports) = (i as u8, (i >> 8) as u8, [(i >> 8) as u8, i as u8, 0, 53]);
-            let dst = if l4 { "10.1.0.9".into() } else { format!("10.1.{y}.{x}") };
-            four[b.port(&frame4("10.0.0.2", &dst, 17, 9, &ports)) as usize] += 1;
-            let dst = if l4 { "2001:db8:200::9".into() } else { format!("2001:db8:200::{i:x}") };
-            six[b.port(&frame6("2001:db8:0::2", &dst, 17, 9, &ports)) as usize] += 1;
-        }
-        for got in [four, six] {
-            for (n, weight) in [(1, 1), (2, 2), (3, 5)] {
-                let want = f64::from(20_000 * weight) / 8.0;
-                assert!((f64::from(got[n]) - want).abs() < 0.02 * 20_000.0, "{got:?}, l4 {l4}");
-            }
-        }
-    }
-}
-
-#[test]
 fn hash_inputs_are_the_kernels() {
     let mut b = multipath();
     let flows: Vec<u32> = (0..64).collect();
@@ -622,6 +600,8 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
         Just(frame6("2001:db8:0::2", "2001:db8:200::2", 60, 9, &[6, 0, 0, 0, 0, 0, 0, 0, 1, 2, 3, 4])),
         Just(frame6("2001:db8:0::2", "2001:db8:200::2", 58, 9, &[1; 60])),
         Just(frame4("10.0.0.2", "10.1.1.2", 1, 9, &[3; 40])),
+        Just(frame4("10.0.0.2", "10.1.1.2", 4, 9, &udp4("10.0.0.2", "10.1.1.2")[14..])),
+        Just(frame4("10.0.0.2", "10.1.1.2", 47, 9, &[&[0, 0, 8, 0], &udp4("10.0.0.2", "10.1.1.2")[14..]].concat())),
     ];
     let edits = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4);
     let edited = (plain, edits, any::<bool>(), 0..80usize).prop_map(|(mut f, edits, fix, cut)| {
@@ -643,9 +623,9 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
     #[test]
-    fn any_bytes_get_a_verdict(f in any_frame(), l4 in any::<bool>()) {
+    fn any_bytes_get_a_verdict(f in any_frame(), policy in 0..4u8) {
         let mut b = multipath();
-        let p = if l4 { HashPolicy::L4 } else { HashPolicy::L3 };
+        let p = [HashPolicy::L3, HashPolicy::L4, HashPolicy::Inner, HashPolicy::Fields(0xfff)][usize::from(policy)];
         b.set(Record::Switch(Global, SwitchEntry { hash4: p, hash6: p, ..SwitchEntry::default() }));
         let (v, out) = b.run(&f);
         if let Verdict::Forward { port, grown, len } = v {

@@ -15,7 +15,7 @@ pub(crate) mod short;
 pub(crate) mod takers;
 pub(crate) mod vrfs;
 
-use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf};
+use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf, hash_field};
 
 use crate::sync::{Records, Words32};
 use takers::{Claim, TagWord, Takers};
@@ -251,13 +251,25 @@ impl Tables {
         }
     }
 
-    pub(crate) fn policies(&self) -> (HashPolicy, HashPolicy) {
-        let bits = self.switch.get(0);
-        let of = |bit| if bits & bit != 0 { HashPolicy::L4 } else { HashPolicy::L3 };
-        (of(1), of(2))
+    /// The hash policy of IPv4, or of IPv6.
+    #[inline(always)]
+    pub(crate) fn policy(&self, v6: bool) -> HashPolicy {
+        let bits = self.switch.get(0) >> (16 * u32::from(v6));
+        match bits & 3 {
+            0 => HashPolicy::L3,
+            1 => HashPolicy::L4,
+            2 => HashPolicy::Inner,
+            _ => HashPolicy::Fields((bits >> 2) as u16 & hash_field::ALL),
+        }
     }
     pub(crate) fn set_policies(&self, v4: HashPolicy, v6: HashPolicy) {
-        self.switch.set(0, u32::from(v4 == HashPolicy::L4) | u32::from(v6 == HashPolicy::L4) << 1);
+        let word = |p| match p {
+            HashPolicy::L3 => 0,
+            HashPolicy::L4 => 1,
+            HashPolicy::Inner => 2,
+            HashPolicy::Fields(bits) => 3 | u32::from(bits & hash_field::ALL) << 2,
+        };
+        self.switch.set(0, word(v4) | word(v6) << 16);
     }
     /// Index of a router interface that untagged frames of the port belong to: the only one, as a rule. Others are found by
     /// [`Tables::taker`].

@@ -254,6 +254,26 @@ fn transport(
         },
     };
     let icmp_proto = if v6 { 58 } else { 1 };
+    let (inside, gre, key) = (s.get("in"), s.get("gre"), s.maybe("key")?);
+    if let Some(q) = inside.or(gre) {
+        let f = build(&q.replace(',', " ").replace(';', ","), cx).with_context(|| format!("in a tunnel: {q}"))?;
+        let packet = f.get(14..).unwrap_or_default();
+        let six = packet.first().is_some_and(|b| b >> 4 == 6);
+        let (p, mut b) = match (gre, six) {
+            (None, false) => (4, Vec::new()),
+            (None, true) => (41, Vec::new()),
+            // RFC 2784, RFC 2890.
+            (Some(_), _) => (
+                47,
+                vec![if key.is_some() { 0x20 } else { 0 }, 0, if six { 0x86 } else { 8 }, if six { 0xdd } else { 0 }],
+            ),
+        };
+        if gre.is_some() {
+            b.extend(key.iter().flat_map(|k| (*k as u32).to_be_bytes()));
+        }
+        b.extend_from_slice(packet);
+        return Ok((p, if first { b } else { body(0)? }));
+    }
     let (proto, mut b, sum_at) = if !first {
         let p = if tcp {
             6

@@ -11,6 +11,7 @@
 //! 2001:db8:1::2>2001:db8:2::2 hop=1       the same for IPv6
 //! 10.0.1.2>10.0.2.2 icmp=3/1 quote=10.0.2.2>10.0.1.2   an ICMP error that quotes a packet: UDP unless words follow, behind commas
 //! 10.0.1.2>10.0.1.1 icmp=3/4 rest=1000 quote=10.0.1.1>10.9.0.1,echo-reply   rest=: the second word, an MTU or a gateway
+//! 10.0.1.2>10.0.2.2 in=10.1.0.1>10.2.0.1,udp   a packet in IP; gre=10.1.0.1>10.2.0.1 with key=7: in GRE; deeper ones behind semicolons
 //! fe80::2>ff02::1 ns=2001:db8:1::1        ns=, na= TARGET, rs, ra, mld: neighbour discovery and MLD
 //! arp req 10.0.1.2>10.0.1.1               ARP: req or rep, sender>target; sha=MAC tha=MAC
 //! eth 0x88cc len=30                       any EtherType (below 0x600: an 802.3 length)

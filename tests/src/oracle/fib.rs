@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result};
 use hal::Mac;
 use serde_json::Value;
 
+use super::flows::Policy;
 use crate::world::Said;
 
 /// A neighbour.
@@ -70,8 +71,8 @@ pub struct Snapshot {
     use_neigh: bool,
     /// Prefixes of scope host, own addresses among them, now or earlier.
     narrow: Vec<(IpAddr, u8)>,
-    /// `fib_multipath_hash_policy` of IPv4 and IPv6.
-    policies: [u8; 2],
+    /// The hash policies of IPv4 and IPv6.
+    policies: [Policy; 2],
 }
 
 /// A device: a port, or one that stands on a port.
@@ -195,7 +196,9 @@ impl Snapshot {
         s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
         for (policy, family) in s.policies.iter_mut().zip(["ipv4", "ipv6"]) {
             let said = run(&format!("sysctl -n net.{family}.fib_multipath_hash_policy"))?;
-            *policy = said.text.trim().parse().with_context(|| said.text.clone())?;
+            policy.number = said.text.trim().parse().with_context(|| said.text.clone())?;
+            let said = run(&format!("sysctl -n net.{family}.fib_multipath_hash_fields"))?;
+            policy.fields = said.text.trim().parse().unwrap_or(0);
         }
         Ok(s)
     }
@@ -239,8 +242,8 @@ impl Snapshot {
         self.routes.iter().any(|r| r.hops.len() > 1 && r.hops.iter().any(|h| leads(r, h)))
     }
 
-    /// `fib_multipath_hash_policy` of IPv4 and IPv6.
-    pub fn hash_policies(&self) -> [u8; 2] {
+    /// The hash policies of IPv4 and IPv6.
+    pub fn hash_policies(&self) -> [Policy; 2] {
         self.policies
     }
 

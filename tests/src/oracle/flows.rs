@@ -20,8 +20,100 @@ struct Flow {
     proto: u8,
     label: u32,
     ports: [u16; 2],
+    /// What of the innermost headers counts besides, under policy 3.
+    inner: Option<Part>,
     /// Where this does not know the input to the last bit: the frame's number, so that it is alone.
     alone: u32,
+}
+
+/// `fib_multipath_hash_policy` of a family, with `fib_multipath_hash_fields`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// 0 to 3.
+    pub number: u8,
+    /// `FIB_MULTIPATH_HASH_FIELD_*`, which count under 3.
+    pub fields: u16,
+}
+
+/// What the flow dissector finds, or what of it counts.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+struct Part {
+    /// Of which family its addresses are.
+    six: bool,
+    pair: [Vec<u8>; 2],
+    proto: u8,
+    label: u32,
+    ports: [u16; 2],
+    /// A tunnel was opened, or stands next.
+    tunnel: bool,
+}
+
+impl Part {
+    /// What stands in the packet `p`, to the bottom of the tunnels that are opened (IP in IP, plain GRE) or, with `outer`, before
+    /// the first one. `None`: it is not known here to the last bit.
+    fn of(p: &[u8], outer: bool) -> Option<Part> {
+        let six = p.first()? >> 4 == 6;
+        let (at, len, next, mut head) = if six { (8, 16, 6, 40) } else { (12, 4, 9, usize::from(p[0] & 15) * 4) };
+        let addr = |i: usize| Some(p.get(at + i * len..at + i * len + len)?.to_vec());
+        let mut f = Part { six, pair: [addr(0)?, addr(1)?], proto: *p.get(next)?, ..Part::default() };
+        if six {
+            f.label = u32::from_be_bytes(p.get(..4)?.try_into().ok()?) & 0xf_ffff;
+            while matches!(f.proto, 43 | 60) {
+                f.proto = *p.get(head)?;
+                head += (usize::from(*p.get(head + 1)?) + 1) * 8;
+            }
+            if f.proto == 44 {
+                f.proto = *p.get(head)?;
+                return p.get(head..head + 8).map(|_| f);
+            }
+        } else if be16(p, 6) & 0x3fff != 0 {
+            return Some(f);
+        }
+        let body = p.get(head..)?;
+        let inside = match f.proto {
+            4 | 41 | 47 if outer => {
+                return Some(Part { tunnel: true, ..f });
+            }
+            4 | 41 => body,
+            47 if be16(body, 0) & !0x2000 == 0 => body.get(if body.first()? & 0x20 == 0 { 4 } else { 8 }..)?,
+            6 | 17 => return body.get(..4).map(|b| Part { ports: [be16(b, 0), be16(b, 2)], ..f }),
+            0 | 33 | 47 | 50 | 51 | 132 | 136 | 137 => return None,
+            _ => return Some(f),
+        };
+        let named = match f.proto {
+            4 => 4,
+            41 => 6,
+            _ if be16(body, 2) == 0x800 => 4,
+            _ if be16(body, 2) == 0x86dd => 6,
+            _ => return None,
+        };
+        if inside.first()? >> 4 != named {
+            return None;
+        }
+        let mut inner = Part::of(inside, false)?;
+        if inner.label == 0 {
+            inner.label = f.label;
+        }
+        Some(Part { tunnel: true, ..inner })
+    }
+
+    /// The fields of these bits, in the order in which the kernel sorts them.
+    fn chosen(&self, bits: u16) -> Part {
+        let on = |bit: u16| bits & 1 << bit != 0;
+        let [a, b] = &self.pair;
+        let addr = |a: &Vec<u8>, on| if on { a.clone() } else { vec![0; a.len()] };
+        let mut pair = [addr(a, on(0)), addr(b, on(1))];
+        pair.sort();
+        let port = |i: usize, on| if on { self.ports[i] } else { 0 };
+        Part {
+            six: self.six,
+            pair,
+            proto: if on(2) { self.proto } else { 0 },
+            label: if on(3) && self.six { self.label } else { 0 },
+            ports: sorted([port(0, on(4)), port(1, on(5))]),
+            tunnel: false,
+        }
+    }
 }
 
 fn be16(b: &[u8], at: usize) -> u16 {
@@ -50,13 +142,13 @@ fn ports(proto: u8, p: &[u8], at: usize) -> [u16; 2] {
 }
 
 /// The flow of an injected frame, where the multipath hash of its family has that policy.
-fn flow(s: &Send, policies: [u8; 2]) -> Option<Flow> {
+fn flow(s: &Send, policies: [Policy; 2]) -> Option<Flow> {
     let (at, _) = frame::network(&s.bytes)?;
     let p = s.bytes.get(at..)?;
     let [src, to] = pair(p)?;
     let six = to.is_ipv6();
-    let policy = policies[usize::from(six)];
-    let mut f = Flow { to, pair: sorted([src, to]), proto: 0, label: 0, ports: [0; 2], alone: 0 };
+    let Policy { number: policy, fields } = policies[usize::from(six)];
+    let mut f = Flow { to, pair: sorted([src, to]), proto: 0, label: 0, ports: [0; 2], inner: None, alone: 0 };
     let (next, head) = if six { (*p.get(6)?, 40) } else { (*p.get(9)?, usize::from(p[0] & 15) * 4) };
     let quoted = match (policy, six, next) {
         (0, false, 1) if be16(p, 6) & 0x1fff == 0 && matches!(p.get(head)?, 3 | 4 | 5 | 11 | 12) => p.get(head + 8..),
@@ -81,6 +173,27 @@ fn flow(s: &Send, policies: [u8; 2]) -> Option<Flow> {
             f.proto = next;
             f.ports = ports(next, p, head);
         }
+        (2, _) => match Part::of(p, false) {
+            // What is inside is all that counts.
+            Some(found) => {
+                let bits = if found.six { 0b1111 } else { 0b11 };
+                f.pair = [to; 2];
+                f.inner = Some(found.chosen(bits));
+            }
+            None => f.alone = s.id,
+        },
+        (3, _) => match Part::of(p, true).zip(Part::of(p, false)) {
+            Some((outer, inner)) => {
+                let o = outer.chosen(fields & 0x3f);
+                f.pair = [to; 2];
+                (f.proto, f.label, f.ports) = (o.proto, o.label, o.ports);
+                // Both parts in one.
+                let i = if outer.tunnel { inner.chosen(fields >> 6) } else { Part::default() };
+                f.inner =
+                    Some(Part { pair: [o.pair.concat(), [i.pair.concat(), format!("{i:?}").into()].concat()], ..i });
+            }
+            None => f.alone = s.id,
+        },
         (1, true) if next == 44 => f.proto = *p.get(head)?,
         _ => f.alone = s.id,
     }
@@ -144,6 +257,10 @@ mod tests {
     use super::*;
 
     fn key(text: &str, policies: [u8; 2]) -> Flow {
+        with(text, policies.map(|number| Policy { number, fields: 0 }))
+    }
+
+    fn with(text: &str, policies: [Policy; 2]) -> Flow {
         let bytes = frame::build(text, &frame::Context { port: 1, id: 3 }).unwrap();
         flow(&Send { port: 1, id: 3, text: text.into(), bytes, expect: None }, policies).unwrap()
     }
@@ -167,6 +284,33 @@ mod tests {
             ("2001:db8::2>2001:db8:9::1 tcp", "2001:db8::2>2001:db8:9::1 udp", [0, 0]),
             ("10.0.1.2>10.9.0.1 icmp=3/1 quote=10.9.0.1>10.0.7.7", "10.0.1.2>10.9.0.1 echo", [0, 0]),
         ];
+        let ipip = "in=10.5.0.1>10.6.0.1,udp,1>2";
+        let same2 = [
+            ("10.0.1.2>10.9.0.1 udp 1>2", "10.0.1.2>10.9.0.1 tcp 3>4"),
+            (&*format!("10.0.1.2>10.9.0.1 {ipip}"), "10.0.1.3>10.9.0.1 in=10.6.0.1>10.5.0.1,tcp"),
+            (&*format!("10.0.1.2>10.9.0.1 {ipip}"), "10.0.1.3>10.9.0.1 gre=10.5.0.1>10.6.0.1,tcp key=7"),
+            ("10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.1 mf", "10.0.1.2>10.9.0.1 udp"),
+        ];
+        for (a, b) in same2 {
+            assert_eq!(key(a, [2, 2]), key(b, [2, 2]), "{a}, {b}");
+        }
+        let apart2 = [
+            ("10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.1", "10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.2"),
+            ("2001:db8::2>2001:db8:9::1 flow=1", "2001:db8::2>2001:db8:9::1 flow=2"),
+        ];
+        for (a, b) in apart2 {
+            assert_ne!(key(a, [2, 2]), key(b, [2, 2]), "{a}, {b}");
+        }
+        for (fields, a, b, same) in [
+            (0b11, "10.0.1.2>10.9.0.1 udp 1>2", "10.0.1.2>10.9.0.1 udp 3>2", true),
+            (0b10011, "10.0.1.2>10.9.0.1 udp 1>2", "10.0.1.2>10.9.0.1 udp 3>2", false),
+            (0b10, "10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.1", "10.0.1.3>10.9.0.1 in=10.5.0.2>10.6.0.1", true),
+            (1 << 6, "10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.1", "10.0.1.3>10.9.0.1 in=10.5.0.2>10.6.0.1", false),
+            (1 << 7, "10.0.1.2>10.9.0.1 in=10.5.0.1>10.6.0.1", "10.0.1.3>10.9.0.1 in=10.5.0.2>10.6.0.1", true),
+        ] {
+            let policy = [Policy { number: 3, fields }; 2];
+            assert_eq!(with(a, policy) == with(b, policy), same, "{fields:b} {a}, {b}");
+        }
         for (a, b, p) in apart {
             assert_ne!(key(a, p), key(b, p), "{a}, {b}");
         }

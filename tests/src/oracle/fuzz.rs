@@ -389,7 +389,13 @@ impl Gen {
             84..86 => format!("sysctl net.ipv6.conf.swp{p}.forwarding={on}"),
             86..88 => format!("sysctl net.ipv4.conf.swp{p}.ignore_routes_with_linkdown={on}"),
             88..89 => format!("sysctl net.ipv6.conf.swp{p}.ignore_routes_with_linkdown={on}"),
-            89..91 => format!("sysctl net.ipv4.fib_multipath_hash_policy={on}"),
+            89..91 => {
+                let family = self.r.pick(&["ipv4", "ipv6"]);
+                match self.r.below(3) {
+                    0 => format!("sysctl net.{family}.fib_multipath_hash_fields={}", 1 + self.r.below(4095)),
+                    _ => format!("sysctl net.{family}.fib_multipath_hash_policy={}", self.r.below(4)),
+                }
+            }
             91..92 => format!("sysctl net.ipv4.fib_multipath_use_neigh={on}"),
             92..93 => format!("sysctl net.ipv4.conf.swp{p}.accept_local={on}"),
             93..94 => format!("sysctl net.ipv4.conf.swp{p}.route_localnet={on}"),
@@ -530,6 +536,20 @@ impl Gen {
             6..8 => f += " echo",
             8 => f += &format!(" proto={}", self.r.pick(&[0, 2, 4, 41, 47, 50, 59, 89, 132, 255])),
             _ => {}
+        }
+        if !f.contains("proto=")
+            && !f.contains(" udp")
+            && !f.contains(" tcp")
+            && !f.contains(" echo")
+            && self.r.chance(60)
+        {
+            let q = self.r.pick(&[
+                "10.0.1.2>10.0.2.2,udp",
+                "10.0.1.2>10.0.2.3",
+                "fd00::1>fd00::2,flow=5",
+                "fd00::1>fd00::2",
+            ]);
+            f += &format!(" {}={q}{}", self.r.pick(&["in", "gre"]), self.r.pick(&["", "", " key=7"]));
         }
         if self.r.chance(45) {
             return f;
