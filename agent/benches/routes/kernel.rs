@@ -151,6 +151,59 @@ pub fn message(v6: bool, i: u32, say: Say) -> Vec<u8> {
     route(kind, flags, UNICAST, MAIN, (dst, len), port, Some(via))
 }
 
+/// Next-hop objects of the bench, numbered from 1, and groups of four of them, numbered from [`GROUP`] on.
+pub const OBJECTS: u32 = 256;
+pub const GROUPS: u32 = 64;
+pub const GROUP: u32 = 1001;
+
+/// The gateway of an object: one of 64 on one of the ports; `other` for where it leads when it was replaced.
+pub fn gateway(id: u32, other: bool) -> (u32, Ipv4Addr) {
+    let port = port_of(id);
+    (port, Ipv4Addr::new(10, 200, port as u8, 2 + (id / PORTS % 64) as u8 + if other { 64 } else { 0 }))
+}
+
+/// A single object.
+pub fn object(id: u32, other: bool) -> Vec<u8> {
+    let (port, gw) = gateway(id, other);
+    let b = Builder::new(rtm::NEWNEXTHOP, 0, &[AF_INET, 0, 11, 0, 0, 0, 0, 0]);
+    b.u32(1, id).u32(5, port).addr(6, gw.into()).done()
+}
+
+/// A group of four objects, by its number from 0 on.
+pub fn group(n: u32) -> Vec<u8> {
+    let member = |k: u32| [(1 + (n * 4 + k) % OBJECTS).to_ne_bytes(), [0; 4]].concat();
+    let members: Vec<u8> = (0..4).flat_map(member).collect();
+    Builder::new(rtm::NEWNEXTHOP, 0, &[0, 0, 11, 0, 0, 0, 0, 0]).u32(1, GROUP + n).attr(2, &members).done()
+}
+
+/// An object or group is gone, and with it, unannounced, its routes.
+pub fn object_gone(id: u32) -> Vec<u8> {
+    Builder::new(rtm::DELNEXTHOP, 0, &[0, 0, 11, 0, 0, 0, 0, 0]).u32(1, id).done()
+}
+
+/// Which object or group route number `i` leads to: half of them to objects, half to groups.
+pub fn object_of(i: u32) -> u32 {
+    if i.is_multiple_of(2) { 1 + i / 2 % OBJECTS } else { GROUP + i / 2 % GROUPS }
+}
+
+/// A message about an IPv4 /24 by an object.
+pub fn object_route(i: u32) -> Vec<u8> {
+    let dst = (i.wrapping_mul(0x9e37_79b1) & 0x00ff_ffff) << 8;
+    let head = [AF_INET, 24, 0, 0, MAIN as u8, 186, 0, UNICAST, 0, 0, 0, 0];
+    let b = Builder::new(rtm::NEWROUTE, nlm::F_CREATE | nlm::F_EXCL, &head);
+    b.u32(15, MAIN).addr(1, Ipv4Addr::from_bits(dst).into()).u32(6, 20).u32(30, object_of(i)).done()
+}
+
+/// The neighbour of a gateway, reachable or failed.
+pub fn neigh((port, gw): (u32, Ipv4Addr), good: bool) -> Vec<u8> {
+    let mut head = [0; 12];
+    head[0] = AF_INET;
+    head[4..8].copy_from_slice(&port.to_ne_bytes());
+    head[8] = if good { 2 } else { 0x20 };
+    let b = Builder::new(rtm::NEWNEIGH, 0, &head).addr(1, gw.into());
+    if good { b.attr(2, &[2, 0, 0, 1, 0, gw.octets()[3]]).done() } else { b.done() }
+}
+
 /// A message about the IPv4 default route, which leads out of the first port.
 pub fn default_route(say: Say) -> Vec<u8> {
     let (kind, flags) = match say {

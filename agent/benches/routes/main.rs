@@ -309,6 +309,39 @@ fn case(name: &str) -> Option<()> {
             w.measure("  a port with 100 k falls", 100_000, &[], |w| w.set_port(1, false));
             w.measure("  it comes back, and they are added again", 100_000, &some(Some(1)), |w| w.set_port(1, true));
         }
+        "objects" => {
+            let ids = || 1..=kernel::OBJECTS;
+            let mut w = World::new(None);
+            let mut all: Vec<Vec<u8>> = reads(ids().map(|id| kernel::neigh(kernel::gateway(id, false), true)));
+            all.extend(reads(ids().map(|id| kernel::neigh(kernel::gateway(id, true), true))));
+            all.extend(reads(ids().map(|id| kernel::object(id, false)).chain((0..kernel::GROUPS).map(kernel::group))));
+            w.measure("256 objects, 64 groups", 1, &all, |_| {});
+            let routes = |only: Option<u32>| {
+                let all = (0..ROUTES).filter(move |i| only.is_none_or(|o| kernel::object_of(*i) == o));
+                reads(all.map(kernel::object_route))
+            };
+            w.measure("a million routes by objects", ROUTES, &routes(None), |_| {});
+            w.measure("  an object leads elsewhere", 1, &[kernel::object(7, true)], |_| {});
+            w.measure("  and back", 1, &[kernel::object(7, false)], |_| {});
+            let neigh = |good| kernel::neigh(kernel::gateway(9, false), good);
+            w.measure("  a gateway fails", 1, &[neigh(false)], |_| {});
+            w.measure("  it answers again", 1, &[neigh(true)], |_| {});
+            let of = |id| (0..ROUTES).filter(|i| kernel::object_of(*i) == id).count() as u32;
+            for (name, id) in [("an object", 5), ("a group", kernel::GROUP + 3)] {
+                let made =
+                    if id < kernel::GROUP { kernel::object(id, false) } else { kernel::group(id - kernel::GROUP) };
+                w.measure(
+                    &format!("  {name} is deleted, with its {} routes", of(id)),
+                    of(id),
+                    &[kernel::object_gone(id)],
+                    |_| {},
+                );
+                let mut again = vec![made];
+                again.extend(routes(Some(id)));
+                w.measure("  it is made again, and they are", of(id), &again, |_| {});
+            }
+            w.measure("  a port with a quarter of the objects falls", 1, &[], |w| w.set_port(1, false));
+        }
         "full" => {
             // The default route is the only one that stands above what finds no room: it guards all of it, and goes.
             let small = Profile { routes4: 1000, ..profile() };
@@ -343,7 +376,7 @@ fn main() -> ExitCode {
         return if case(one).is_some() { ExitCode::SUCCESS } else { ExitCode::FAILURE };
     }
     let me = std::env::current_exe().expect("own path");
-    for c in ["mirror", "ipv4", "ipv6", "flap", "full", "sim"] {
+    for c in ["mirror", "ipv4", "ipv6", "flap", "objects", "full", "sim"] {
         println!("# {c}");
         let ended = Command::new(&me).arg(c).status().expect("a process for a case");
         if !ended.success() {

@@ -211,6 +211,8 @@ struct Lab {
     ops: usize,
     requests: Vec<Vec<u8>>,
     findings: Vec<Finding>,
+    /// Sysctls beyond the ports' MTUs.
+    sysctls: Vec<(String, String)>,
     /// Rules beyond the default ones.
     odd_rules: Vec<u8>,
     /// The kernel's.
@@ -259,6 +261,7 @@ impl Lab {
             ops: 0,
             requests: Vec::new(),
             findings: Vec::new(),
+            sysctls: Vec::new(),
             odd_rules: Vec::new(),
             release: (6, 18),
             journal,
@@ -324,7 +327,8 @@ impl Lab {
             }
             Output::Fence { id } => self.input(Input::Fence { id }),
             Output::Poll { ports } => {
-                let sysctls = ports.iter().map(|p| (format!("ipv6/conf/{}/mtu", p.name), "1500".into())).collect();
+                let mtus = ports.iter().map(|p| (format!("ipv6/conf/{}/mtu", p.name), "1500".into()));
+                let sysctls = mtus.chain(self.sysctls.clone()).collect();
                 let findings = self.findings.clone();
                 self.input(Input::Polled(Box::new(Polled {
                     ports,

@@ -482,6 +482,25 @@ fn multipath() -> Bench {
     b
 }
 
+/// Carrier loss acts before anybody writes: what the dead port served is trapped, whatever number of routes stands behind the
+/// group, and all other flows stay where they were.
+#[test]
+fn carrier_loss_acts_by_itself() {
+    let mut b = multipath();
+    let flows: Vec<_> = (0..200u8).flat_map(|i| [1, 2].map(|n| udp4("10.0.0.2", &format!("10.{n}.7.{i}")))).collect();
+    let before: Vec<u32> = flows.iter().map(|f| b.port(f)).collect();
+    b.chip.set_port(PortId(2), port_entry(2, false));
+    for (f, port) in flows.iter().zip(&before) {
+        match port {
+            2 => assert_eq!(b.class(f), TrapClass::PortDown),
+            _ => assert_eq!(b.port(f), *port),
+        }
+    }
+    assert!(before.contains(&2) && before.contains(&3));
+    b.chip.set_port(PortId(2), port_entry(2, true));
+    assert_eq!(flows.iter().map(|f| b.port(f)).collect::<Vec<_>>(), before);
+}
+
 #[test]
 fn hash_inputs_are_the_kernels() {
     let mut b = multipath();

@@ -178,6 +178,49 @@ fn an_object_that_comes_again_does_not_revive_the_routes_of_the_one_before() {
     assert_eq!((leave_by(&lab, 11), leave_by(&lab, 13)), (0, 0));
 }
 
+/// Prefix-independent convergence: what a neighbour's loss, its return and an object's change cost, in writes, behind that many routes.
+fn costs(routes: u32, inline: bool) -> [usize; 3] {
+    let mut lab = Lab::new(Profile { routes4: 1 << 17, ..profile() });
+    lab.journal = None;
+    if inline {
+        lab.sysctls.push(("ipv4/fib_multipath_use_neigh".into(), "1".into()));
+    }
+    lab.hello();
+    lab.settle();
+    for (i, last) in [(11, 2), (12, 2), (13, 3)] {
+        lab.set_neigh(gw(i, last), Some(mac(i)));
+    }
+    lab.news([object(104, 1, Some(gw(11, 2))), object(104, 2, Some(gw(12, 2))), group(10, &[(1, 1), (2, 3)])].concat());
+    let to = To::Gateways(vec![(gw(11, 2).0, gw(11, 2).1, 1), (gw(12, 2).0, gw(12, 2).1, 3)]);
+    for at in (0..routes).step_by(100) {
+        let one = |i: u32| {
+            let prefix = Prefix::new(Ipv4Addr::from_bits(0x6440_0000 + i), 32);
+            if inline {
+                return route(24, 0x600, &(prefix, 0), &to);
+            }
+            let head = [2, 32, 0, 0, 254, 11, 0, 1, 0, 0, 0, 0];
+            Builder::new(24, 0x600, &head).u32(15, 254).addr(1, prefix.addr().into()).u32(30, 10).done()
+        };
+        lab.news((at..at + 100).flat_map(one).collect());
+        lab.run();
+    }
+    lab.settle();
+    assert!(lab.ops >= routes as usize);
+    let lost = writes(&mut lab, |l| l.set_neigh(gw(12, 2), None));
+    let back = writes(&mut lab, |l| l.set_neigh(gw(12, 2), Some(mac(12))));
+    let moved = writes(&mut lab, |l| l.news(object(104, 1, Some(gw(13, 3)))));
+    [lost, back, moved]
+}
+
+#[test]
+fn convergence_does_not_depend_on_the_number_of_routes() {
+    for inline in [false, true] {
+        let (few, many) = (costs(100, inline), costs(100_000, inline));
+        assert_eq!(few, many, "inline {inline}");
+        assert!(few.iter().all(|n| *n <= 3), "{few:?}");
+    }
+}
+
 #[test]
 fn a_restart_finds_objects_under_their_names() {
     let mut lab = built();
