@@ -27,7 +27,10 @@ const LONG: Duration = Duration::from_secs(60);
 fn main() -> ExitCode {
     virga_tests::main(&[
         ("frr_bgp_with_next_hop_groups", frr_bgp_with_next_hop_groups),
+        ("frr_bgp_restarts_gracefully", frr_bgp_restarts_gracefully),
+        ("frr_ospf_with_next_hop_groups", frr_ospf_with_next_hop_groups),
         ("bird_ospf_with_inline_multipath", bird_ospf_with_inline_multipath),
+        ("bird_bgp_restarts_gracefully", bird_bgp_restarts_gracefully),
     ])
 }
 
@@ -132,6 +135,33 @@ fn kill_agent(w: &World) -> Result<()> {
     wait_for("its answer", LIMIT, || settle(w).ok())
 }
 
+/// The agent ends as on an upgrade, and another executable takes over.
+fn upgrade_agent(w: &World) -> Result<()> {
+    let agent = w.agent.as_ref().context("no agent")?;
+    agent.stop();
+    let new = Path::new(DIR).join("virgad.new");
+    fs::copy(&agent.spec().exe, &new)?;
+    agent.spec().exe = new;
+    agent.resume();
+    wait_for("the new agent's answer", LIMIT, || settle(w).ok())
+}
+
+/// A BIRD with a BGP session to the switch, of AS 65000, that announces the service and that many prefixes; `more` is for the session.
+fn bgp_neighbour(w: &World, n: usize, prefixes: usize, before: &str, more: &str) -> Result<Daemon> {
+    let mut routes = String::new();
+    for i in 0..prefixes {
+        writeln!(routes, "route 100.{}.{}.0/24 blackhole;", 64 + i / 256, i % 256)?;
+    }
+    on(w.host(n as u16), &format!("ip addr add {SERVICE}/32 dev lo"))?;
+    let conf = format!(
+        "router id 10.0.{n}.2;\nprotocol device {{}}\n{before}\n\
+         protocol static {{ ipv4; route 198.51.100.0/24 blackhole;\n{routes}}}\n\
+         protocol bgp {{ local 10.0.{n}.2 as 6500{n}; neighbor 10.0.{n}.1 as 65000; connect delay time 1; error wait time 1, 2; \
+         {more} ipv4 {{ import all; export all; }}; }}\n"
+    );
+    bird_in(w.host(n as u16), n, &conf)
+}
+
 /// How often a session with that neighbour came up and went down.
 fn flaps(neighbour: &str) -> Result<(u64, u64)> {
     let v = vtysh(&format!("show bgp neighbors {neighbour} json"))?;
@@ -141,13 +171,8 @@ fn flaps(neighbour: &str) -> Result<(u64, u64)> {
 
 fn frr_bgp_with_next_hop_groups() -> Result<()> {
     need_daemons()?;
-    if !Path::new(FRR).join("bgpd").exists() {
-        return Err(Skip::new("FRR is not installed (Debian package frr)").into());
-    }
-    run(Command::new("chown").args(["frr:frr", DIR]))?;
     let w = world()?;
-    let _zebra = frr("zebra", "hostname switch\nzebra nexthop-group keep 1\n")?;
-    wait_for("zebra", LIMIT, || Path::new(DIR).join("zserv.api").exists().then_some(()))?;
+    let _zebra = zebra("bgpd")?;
     let _bfdd = frr("bfdd", "hostname switch\n")?;
     let mut conf = "hostname switch\nrouter bgp 65000\n bgp router-id 10.0.0.1\n no bgp ebgp-requires-policy\n \
                     bgp bestpath as-path multipath-relax\n"
@@ -159,22 +184,10 @@ fn frr_bgp_with_next_hop_groups() -> Result<()> {
     conf += " address-family ipv4 unicast\n  maximum-paths 4\n";
     let _bgpd = frr("bgpd", &conf)?;
 
-    let mut routes = String::new();
-    for i in 0..PREFIXES {
-        writeln!(routes, "route 100.{}.{}.0/24 blackhole;", 64 + i / 256, i % 256)?;
-    }
-    let neighbour = |n: usize| {
-        format!(
-            "router id 10.0.{n}.2;\nprotocol device {{}}\nprotocol bfd {{ interface \"eth0\" {{ interval 300 ms; multiplier 3; }}; }}\n\
-             protocol static {{ ipv4; route 198.51.100.0/24 blackhole;\n{routes}}}\n\
-             protocol bgp {{ local 10.0.{n}.2 as 6500{n}; neighbor 10.0.{n}.1 as 65000; bfd on; connect delay time 1; error wait time 1, 2; \
-             ipv4 {{ import all; export all; }}; }}\n"
-        )
-    };
     let mut birds = Vec::new();
     for n in [1, 2] {
-        on(w.host(n as u16), &format!("ip addr add {SERVICE}/32 dev lo"))?;
-        birds.push(bird_in(w.host(n as u16), n, &neighbour(n))?);
+        let bfd = "protocol bfd { interface \"eth0\" { interval 300 ms; multiplier 3; }; }";
+        birds.push(bgp_neighbour(&w, n, PREFIXES, bfd, "bfd on;")?);
     }
     wait_gateways("both neighbours' routes", &["10.0.1.2", "10.0.2.2"])?;
     ensure!(ip("-o route show 198.51.100.0/24")?.contains(" nhid "), "FRR uses next-hop objects");
@@ -195,13 +208,14 @@ fn frr_bgp_with_next_hop_groups() -> Result<()> {
     wait_gateways("both again", &["10.0.1.2", "10.0.2.2"])?;
     served(&w, 3)?;
 
-    // Under BFD of three times 300 ms the agent is killed, again and again.
+    // Under BFD of three times 300 ms the agent is killed, again and again, and then upgraded.
     let sessions = [flaps("10.0.1.2")?, flaps("10.0.2.2")?];
-    let mut traffic = flood(w.host(4), SERVICE.parse::<std::net::IpAddr>()?, "-i 0.005 -c 1500 -W 2")?;
+    let mut traffic = flood(w.host(4), SERVICE.parse::<std::net::IpAddr>()?, "-i 0.005 -c 2000 -W 2")?;
     for _ in 0..3 {
         kill_agent(&w)?;
     }
-    ensure!(traffic.running()?, "the traffic ended before the last kill");
+    upgrade_agent(&w)?;
+    ensure!(traffic.running()?, "the traffic ended before the new agent was there");
     let p = traffic.finish()?;
     ensure!(p.received == p.sent && p.duplicates == 0, "{p:?}");
     ensure!([flaps("10.0.1.2")?, flaps("10.0.2.2")?] == sessions, "a session was lost: {sessions:?} before");
@@ -213,30 +227,146 @@ fn frr_bgp_with_next_hop_groups() -> Result<()> {
     served(&w, 3)
 }
 
+/// FRR as the tests need it: where its sockets go belongs to it, and zebra runs.
+fn zebra(daemon: &str) -> Result<Daemon> {
+    if !Path::new(FRR).join(daemon).exists() {
+        return Err(Skip::new("FRR is not installed (Debian package frr)").into());
+    }
+    run(Command::new("chown").args(["frr:frr", DIR]))?;
+    let zebra = frr("zebra", "hostname switch\nzebra nexthop-group keep 1\n")?;
+    wait_for("zebra", LIMIT, || Path::new(DIR).join("zserv.api").exists().then_some(()))?;
+    Ok(zebra)
+}
+
+/// While `restart` ends a daemon and starts it again, and until `back` says that it is back, no packet to the service is lost, and
+/// the route stays where it is.
+fn gracefully(w: &World, restart: impl FnOnce() -> Result<Daemon>, back: impl Fn() -> Option<()>) -> Result<Daemon> {
+    served(w, 3)?;
+    let before = gateways()?;
+    let traffic = flood(w.host(4), SERVICE.parse::<std::net::IpAddr>()?, "-i 0.005 -W 2")?;
+    let daemon = restart()?;
+    ensure!(gateways()? == before, "the routes went with the daemon");
+    wait_for("the daemon to be back", LONG, back)?;
+    served(w, 3)?;
+    ensure!(gateways()? == before, "the routes came back otherwise: {:?}", gateways()?);
+    let p = traffic.stop()?;
+    // The last request may be on its way.
+    ensure!(p.received + 1 >= p.sent && p.duplicates == 0, "{p:?}");
+    Ok(daemon)
+}
+
+fn frr_bgp_restarts_gracefully() -> Result<()> {
+    need_daemons()?;
+    let w = world()?;
+    let _zebra = zebra("bgpd")?;
+    let mut conf = "hostname switch\nrouter bgp 65000\n bgp router-id 10.0.0.1\n no bgp ebgp-requires-policy\n \
+                    bgp bestpath as-path multipath-relax\n bgp graceful-restart\n bgp graceful-restart preserve-fw-state\n"
+        .to_owned();
+    for n in [1, 2] {
+        let peer = format!("neighbor 10.0.{n}.2");
+        writeln!(conf, " {peer} remote-as 6500{n}\n {peer} timers connect 1\n {peer} timers 1 3")?;
+    }
+    conf += " address-family ipv4 unicast\n  maximum-paths 4\n";
+    let bgpd = frr("bgpd", &conf)?;
+    let _birds = [bgp_neighbour(&w, 1, 1000, "", "")?, bgp_neighbour(&w, 2, 1000, "", "")?];
+    wait_gateways("both neighbours' routes", &["10.0.1.2", "10.0.2.2"])?;
+    let up = || flaps("10.0.1.2").ok()?.0.checked_sub(1).and(flaps("10.0.2.2").ok()?.0.checked_sub(1)).map(drop);
+    let again = || {
+        drop(bgpd);
+        frr("bgpd", &conf)
+    };
+    gracefully(&w, again, up).map(drop)
+}
+
+fn frr_ospf_with_next_hop_groups() -> Result<()> {
+    need_daemons()?;
+    let w = world()?;
+    let _zebra = zebra("ospfd")?;
+    let mut conf = "hostname switch\n".to_owned();
+    for n in [1, 2] {
+        let timers =
+            " ip ospf hello-interval 1\n ip ospf dead-interval 3\n ip ospf network point-to-point\n ip ospf area 0\n";
+        write!(conf, "interface swp{n}\n{timers}exit\n")?;
+    }
+    conf += "router ospf\n ospf router-id 10.0.0.1\n";
+    let _ospfd = frr("ospfd", &conf)?;
+    let mut birds = ospf_neighbours(&w)?;
+    wait_gateways("both neighbours' route", &["10.0.1.2", "10.0.2.2"])?;
+    ensure!(ip("-o route show 198.51.100.0/24")?.contains(" nhid "), "FRR uses next-hop objects");
+    served(&w, 4)?;
+    kill_agent(&w)?;
+    served(&w, 4)?;
+    drop(birds.remove(0));
+    wait_gateways("the other neighbour's", &["10.0.2.2"])?;
+    served(&w, 4)
+}
+
+fn ospf(area: &str) -> String {
+    format!("protocol ospf v2 {{ ecmp yes; ipv4 {{ import all; export none; }}; area 0 {{ {area} }}; }}\n")
+}
+
+fn ospf_port(name: &str) -> String {
+    format!("interface \"{name}\" {{ hello 1; dead count 3; type ptp; }};")
+}
+
+/// BIRDs in two hosts that announce the service.
+fn ospf_neighbours(w: &World) -> Result<Vec<Daemon>> {
+    let one = |n: usize| {
+        on(w.host(n as u16), &format!("ip addr add {SERVICE}/32 dev lo"))?;
+        let stub = "stubnet 198.51.100.0/24 { cost 1; };";
+        let conf = format!("router id 10.0.{n}.2;\nprotocol device {{}}\n{}", ospf(&(ospf_port("eth0") + stub)));
+        bird_in(w.host(n as u16), n, &conf)
+    };
+    [1, 2].into_iter().map(one).collect()
+}
+
+/// BIRD in the switch.
+fn bird(conf: &str, more: &[&str]) -> Result<Daemon> {
+    let path = format!("{DIR}/switch.conf");
+    fs::write(&path, conf)?;
+    let mut c = Command::new("bird");
+    c.args(["-f", "-c", &path, "-s", &format!("{DIR}/switch.ctl"), "-P", &format!("{DIR}/switch.pid")]).args(more);
+    start(c)
+}
+
+fn bird_bgp_restarts_gracefully() -> Result<()> {
+    need_daemons()?;
+    let w = world()?;
+    let mut conf = "router id 10.0.0.1;\ngraceful restart wait 20;\nprotocol device {}\n\
+                    protocol kernel { persist; graceful restart on; merge paths on; ipv4 { import none; export where source = RTS_BGP; }; }\n"
+        .to_owned();
+    for n in [1, 2] {
+        writeln!(
+            conf,
+            "protocol bgp n{n} {{ local 10.0.{n}.1 as 65000; neighbor 10.0.{n}.2 as 6500{n}; graceful restart on; \
+             connect delay time 1; error wait time 1, 2; ipv4 {{ import all; export none; }}; }}"
+        )?;
+    }
+    let daemon = bird(&conf, &[])?;
+    let _birds = [bgp_neighbour(&w, 1, 1000, "", "")?, bgp_neighbour(&w, 2, 1000, "", "")?];
+    wait_gateways("both neighbours' routes", &["10.0.1.2", "10.0.2.2"])?;
+    let up = || {
+        let shown = run(Command::new("birdc").args(["-s", &format!("{DIR}/switch.ctl"), "show", "protocols"])).ok()?;
+        (shown.matches("Established").count() == 2).then_some(())
+    };
+    let again = || {
+        drop(daemon);
+        // -R: it recovers from its own end.
+        bird(&conf, &["-R"])
+    };
+    gracefully(&w, again, up).map(drop)
+}
+
 fn bird_ospf_with_inline_multipath() -> Result<()> {
     need_daemons()?;
     let w = world()?;
-    let ospf = |area: &str| {
-        format!("protocol ospf v2 {{ ecmp yes; ipv4 {{ import all; export none; }}; area 0 {{ {area} }}; }}\n")
-    };
-    let port = |name: &str| format!("interface \"{name}\" {{ hello 1; dead count 3; type ptp; }};");
     let switch = format!(
         "router id 10.0.0.1;\nprotocol device {{}}\n\
          protocol kernel {{ merge paths on; ipv4 {{ import none; export where source = RTS_OSPF; }}; }}\n{}",
-        ospf(&(port("swp1") + &port("swp2") + &port("swp3")))
+        ospf(&(ospf_port("swp1") + &ospf_port("swp2") + &ospf_port("swp3")))
     );
-    let path = format!("{DIR}/switch.conf");
-    fs::write(&path, switch)?;
-    let mut c = Command::new("bird");
-    c.args(["-f", "-c", &path, "-s", &format!("{DIR}/switch.ctl"), "-P", &format!("{DIR}/switch.pid")]);
-    let _switch = start(c)?;
-    let mut birds = Vec::new();
-    for n in [1usize, 2] {
-        on(w.host(n as u16), &format!("ip addr add {SERVICE}/32 dev lo"))?;
-        let stub = "stubnet 198.51.100.0/24 { cost 1; };";
-        let conf = format!("router id 10.0.{n}.2;\nprotocol device {{}}\n{}", ospf(&(port("eth0") + stub)));
-        birds.push(bird_in(w.host(n as u16), n, &conf)?);
-    }
+    let _switch = bird(&switch, &[])?;
+    let mut birds = ospf_neighbours(&w)?;
     wait_gateways("both neighbours' route", &["10.0.1.2", "10.0.2.2"])?;
     served(&w, 4)?;
     on(w.host(1), "ip link set eth0 down")?;
