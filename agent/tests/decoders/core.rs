@@ -75,7 +75,7 @@ fn the_core_takes_whatever_the_kernel_says() {
     let answers: Vec<(DumpKind, Vec<&Real>)> = DumpKind::ALL.into_iter().map(|k| (k, of(k))).collect();
     let heard = || proptest::collection::vec(mutated(), 1..12);
     let edits = proptest::collection::vec(proptest::prelude::any::<(u16, u8)>(), 0..3);
-    fuzz(4_000, (heard(), heard(), edits), |(dumped, heard, edits)| {
+    fuzz(300, (heard(), heard(), edits), |(dumped, heard, edits)| {
         let mut core = Core::new(CoreConfig::new(1));
         let mut now = 1;
         let strange: Vec<(Real, Vec<u8>)> = dumped.iter().map(|c| made(&all, c)).collect();
