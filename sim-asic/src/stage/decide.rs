@@ -74,8 +74,8 @@ fn checked(
 #[inline(always)]
 fn source(t: &Tables, h: &Head, src: Leaf) -> bool {
     match (h.urpf, src.hop()) {
-        // An address of the switch, or none that a host can have.
-        (_, Hop::Trap(TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) => false,
+        // An address of the switch, or none that a host can have; or one of them may have found no room below this prefix.
+        (_, Hop::Trap(TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast | TrapClass::NoRoom)) => false,
         // In a virtual router of its own the kernel looks on elsewhere, where the source may be the switch's.
         (Urpf::Off, Hop::Trap(TrapClass::NoRoute)) => h.vrf == 0,
         (Urpf::Off, _) => true,

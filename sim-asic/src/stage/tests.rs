@@ -445,6 +445,7 @@ fn reverse_path_check() {
     b.set(route4("192.168.4.0/24", Fwd::Group(GroupId(4))));
     b.set(route4("192.168.5.0/24", Fwd::Drop(DropReason::Blackhole)));
     b.set(route4("192.168.6.0/24", Fwd::Trap(TrapClass::Unreachable)));
+    b.set(route4("192.168.7.0/24", Fwd::Trap(TrapClass::NoRoom)));
     // Source, and whether it passes with the check off, loose, strict.
     let cases = [
         ("10.0.0.2", [true, true, true]),
@@ -454,6 +455,7 @@ fn reverse_path_check() {
         ("192.168.3.1", [true, false, false]),
         ("192.168.4.1", [true, false, false]),
         ("192.168.5.1", [true, false, false]),
+        ("192.168.7.1", [false, false, false]),
         ("192.168.6.1", [true, false, false]),
         ("8.8.8.8", [true, false, false]),
         ("10.0.2.1", [false, false, false]),
@@ -806,6 +808,7 @@ fn sources_in_a_virtual_router() {
         ("192.168.2.1", [true, true, true]),
         ("192.168.3.1", [true, true, false]),
         ("192.168.5.1", [true, false, false]),
+        ("192.168.6.1", [false, false, false]),
         ("8.8.8.8", [false, false, false]),
     ];
     for (i, urpf) in [Urpf::Off, Urpf::Loose, Urpf::Strict].into_iter().enumerate() {

@@ -262,14 +262,14 @@ fn held(snaps: &[Snapshot; 2], action: &Action, first: &Said, second: &Said) -> 
     target.is_some_and(|a| snaps[1].gateway(a)) && !first.ok && second.ok
 }
 
-/// Whether only the second world knew the MAC of a gateway in use. It has asked for it (as [`explained`] allows), and so took an answer
+/// Whether only the second world knew the MAC of a gateway in use, at that moment at least. It has asked for it (as [`explained`] allows), and so took an answer
 /// that nobody asked for in the first, which passes over those (`arp_accept`).
 fn known_gateway(snaps: &[Snapshot; 2], first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
     let known = |(port, f): &(usize, Vec<u8>)| {
         f.first_chunk().is_some_and(|mac| {
-            snaps[1]
-                .owners(*port, hal::Mac(*mac))
-                .any(|a| snaps[1].gateway(a) && snaps[0].neighbour(*port, a).is_none_or(|n| n.mac.is_none()))
+            snaps[1].owners(*port, hal::Mac(*mac)).any(|a| {
+                snaps[1].gateway(a) && snaps[0].neighbour(*port, a).is_none_or(|n| n.mac.is_none() || !n.permanent)
+            })
         })
     };
     first.iter().all(|(_, f)| host_unreachable(f)) && !second.is_empty() && second.iter().all(known)

@@ -21,6 +21,8 @@ pub struct Neighbour {
     pub mac: Option<Mac>,
     /// It has failed by the scenario's word (`extern_learn`), and not by a packet's.
     stated: bool,
+    /// It stays as it is.
+    pub permanent: bool,
 }
 
 /// A member of a multipath route.
@@ -191,7 +193,8 @@ impl Snapshot {
             let failed = n["state"].as_array().is_some_and(|s| s.iter().any(|s| s == "FAILED" || s == "INCOMPLETE"));
             let mac = n["lladdr"].as_str().and_then(|m| m.parse().ok()).filter(|_| !failed);
             let stated = failed && n.get("extern_learn").is_some();
-            s.neighbours.push(Neighbour { port: port(&n), addr, mac, stated });
+            let permanent = n["state"].as_array().is_some_and(|s| s.iter().any(|s| s == "PERMANENT"));
+            s.neighbours.push(Neighbour { port: port(&n), addr, mac, stated, permanent });
         }
         s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
         for (policy, family) in s.policies.iter_mut().zip(["ipv4", "ipv6"]) {
