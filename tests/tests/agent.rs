@@ -188,11 +188,19 @@ fn small_buffer() -> Result<()> {
     std::fs::write(file, "[agent]\nreceive-buffer = 2048\n")?;
     let agent = agent(&w, &["--config", file, "--chip", "unix:/run/virga/asic.sock"])?;
     settle(&w)?;
-    let batch: String =
-        (0..20_000).map(|i| format!("route add 11.{}.{}.0/24 via 10.0.2.2\n", i >> 8, i & 255)).collect();
-    let mut c = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
-    c.stdin.take().context("no pipe")?.write_all(batch.as_bytes())?;
-    ensure!(c.wait()?.success(), "ip refused the batch");
+    let add = |which: std::ops::Range<u32>| -> Result<()> {
+        let batch: String = which.map(|i| format!("route add 11.{}.{}.0/24 via 10.0.2.2\n", i >> 8, i & 255)).collect();
+        let mut c = Command::new("ip").args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
+        c.stdin.take().context("no pipe")?.write_all(batch.as_bytes())?;
+        ensure!(c.wait()?.success(), "ip refused the batch");
+        Ok(())
+    };
+    // One that reads as fast as the kernel speaks is not overrun.
+    let signal = |s| rustix::process::kill_process(rustix::process::Pid::from_child(&agent.0), s);
+    signal(Signal::STOP)?;
+    add(0..1000)?;
+    signal(Signal::CONT)?;
+    add(1000..20_000)?;
     settle(&w)?;
     check(&w)?;
     ensure!(!virga(&w, &["status"])?.contains("overruns 0"), "a buffer of 2 KiB was never overrun");

@@ -53,7 +53,9 @@ impl<F: MirrorFamily> Ruled<F> {
             }
         }
         if r.list.len() > max as usize {
-            return Ruled { odd: rules.odd, ..Ruled::default() };
+            // The first of them, and the kernel decides over the rest.
+            r.list.truncate((max as usize).saturating_sub(1));
+            r.list.push(hal::Rule::all(RuleAction::Trap(TrapClass::NoRoom)));
         }
         r
     }

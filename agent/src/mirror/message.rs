@@ -49,6 +49,7 @@ pub(super) struct Seen {
     pub addrs: BTreeSet<AddrKey>,
     pub neighs: BTreeSet<(u32, IpAddr)>,
     pub rules: BTreeSet<(u8, Rule)>,
+    pub twins: BTreeSet<(u8, Rule)>,
     pub objects: BTreeSet<u32>,
 }
 
@@ -85,7 +86,10 @@ impl Mirror {
             DumpKind::Addr => self.seen.addrs.clear(),
             DumpKind::NextHop => self.seen.objects.clear(),
             DumpKind::Neigh => self.seen.neighs.clear(),
-            DumpKind::Rule => self.seen.rules.clear(),
+            DumpKind::Rule => {
+                self.seen.rules.clear();
+                self.seen.twins.clear();
+            }
             DumpKind::Route4 => self.r4.dump_begin(&mut self.ctx),
             DumpKind::Route6 => self.r6.dump_begin(&mut self.ctx),
             DumpKind::List6 => self.r6.list_begin(),
@@ -173,8 +177,10 @@ impl Mirror {
                 let seen = std::mem::take(&mut self.seen.rules);
                 if self.rules != seen {
                     self.rules.retain(|r| seen.contains(r));
+                    self.aliased.retain(|r| seen.contains(r));
                     self.dirt.rules = true;
                 }
+                self.twins = std::mem::take(&mut self.seen.twins);
             }
             DumpKind::Route4 | DumpKind::Route6 | DumpKind::List6 => {}
         }
@@ -263,16 +269,11 @@ impl Mirror {
             },
             rtm::NEWRULE | rtm::DELRULE => match object::rule(m.body, unknown)? {
                 None => self.ignore(),
-                Some((f, r)) if !self.heed(Key::Rule(f, r.clone()), dump) => Ok(()),
-                Some(r) => {
-                    let changed = if m.kind == rtm::NEWRULE {
-                        self.seen.rules.insert(r.clone());
-                        self.rules.insert(r)
-                    } else {
-                        self.seen.rules.remove(&r);
-                        self.rules.remove(&r)
-                    };
-                    self.dirt.rules |= changed;
+                Some((f, mut r)) => {
+                    let lost = std::mem::take(&mut r.lost);
+                    if self.heed(Key::Rule(f, r.clone()), dump) {
+                        self.rule_said((f, r), lost, m.kind == rtm::NEWRULE, dump.is_some());
+                    }
                     Ok(())
                 }
             },

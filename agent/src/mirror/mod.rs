@@ -116,6 +116,10 @@ pub struct Mirror {
     n6: BTreeMap<(u32, Ipv6Addr), Neigh>,
     proxies: BTreeSet<(u32, IpAddr)>,
     rules: BTreeSet<(u8, Rule)>,
+    /// Of these, those that the kernel may have more than once: nothing but `NLM_F_EXCL` keeps it from that.
+    twins: BTreeSet<(u8, Rule)>,
+    /// Those that are about a device by another name than its main one, or were.
+    aliased: BTreeSet<(u8, Rule)>,
     dirt: Dirt,
     doubt: doubt::Doubt,
     /// What the running dump of each kind has named, or a notification since it began.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::{Mirror, MirrorFamily, Rule, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::input::DumpKind;
 use crate::netlink::AF_INET;
 
 /// When the kernel looks up the table of the VRF that a packet came in by.
@@ -109,9 +110,36 @@ impl Mirror {
         rules
     }
 
+    /// The kernel has a rule, or has one no more.
+    pub(super) fn rule_said(&mut self, rule: (u8, Rule), lost: (bool, bool), there: bool, dumped: bool) {
+        if there {
+            // The kernel finds a device by any name that it has when the rule is made, and keeps to that device.
+            let names = [(&rule.1.iif, lost.0), (&rule.1.oif, lost.1)];
+            let main = |n: &String| n == "lo" || self.ctx.links.values().any(|l| l.name == *n);
+            if names.into_iter().any(|(n, lost)| !lost && n.as_ref().is_some_and(|n| !main(n))) {
+                self.dirt.rules |= self.aliased.insert(rule.clone());
+            }
+            let dumped_twice = !self.seen.rules.insert(rule.clone()) && dumped;
+            let new = self.rules.insert(rule.clone());
+            self.dirt.rules |= new;
+            if dumped_twice || !(new || dumped) {
+                self.seen.twins.insert(rule.clone());
+                self.twins.insert(rule);
+            }
+        } else if self.twins.contains(&rule) {
+            // Whether it was the last one a dump tells.
+            self.dirt.wanted.insert(DumpKind::Rule);
+        } else {
+            self.seen.rules.remove(&rule);
+            self.aliased.remove(&rule);
+            self.dirt.rules |= self.rules.remove(&rule);
+        }
+    }
+
     /// Tables that rules beyond the kernel's own look up: whether they hold anything decides over what the rules reach.
     pub fn rule_tables(&self) -> BTreeSet<u32> {
-        let other = |r: &Rule| r.action == TO_TABLE && !r.l3mdev && !(r.plain && own(r.table));
+        let always = |r: &Rule| r.plain && matches!(r.table, TABLE_LOCAL | TABLE_MAIN);
+        let other = |r: &Rule| r.action == TO_TABLE && !r.l3mdev && !always(r);
         self.rules.iter().filter(|(_, r)| other(r)).map(|(_, r)| r.table).collect()
     }
 
@@ -133,6 +161,9 @@ impl Mirror {
         // A mark is given by hooks alone, which close the gate themselves.
         if r.marked {
             return None;
+        }
+        if self.aliased.contains(&(F::AF, r.clone())) {
+            return Some(Reach::All);
         }
         let device = |name: &str| self.links().find(|l| l.name == name);
         if let Some(name) = &r.oif {

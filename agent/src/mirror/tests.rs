@@ -440,7 +440,7 @@ fn fact_25_rules_beyond_the_kernels_own_and_missing_ones() {
     assert_eq!(w.m.rules::<V4>(), own);
     w.say(&rule(rtm::NEWRULE, 1000, 100));
     assert_eq!(w.m.rules::<V4>(), own, "its table holds nothing");
-    assert_eq!(w.m.rule_tables(), BTreeSet::from([100]));
+    assert_eq!(w.m.rule_tables(), BTreeSet::from([100, 253]));
     w.say(&in_table_100());
     let reach = |w: &World| w.m.rules::<V4>().odd.iter().map(|o| o.reach).collect::<Vec<_>>();
     assert_eq!(reach(&w), [Reach::All]);
@@ -478,7 +478,9 @@ fn a_rule_reaches_what_it_selects() {
         (1, 2, &|b| b.u32(10, 7), Some(Reach::All)),
         (1, 2, &|b| b.attr(3, name), Some(Reach::All)),
         (1, 0, &|b| b.attr(3, b"lo\0"), None),
-        (1, 0, &|b| b.attr(3, b"nosuch\0"), None),
+        // Detached, and by another name of some device.
+        (1, 8, &|b| b.attr(3, b"nosuch\0"), None),
+        (1, 0, &|b| b.attr(3, b"nosuch\0"), Some(Reach::All)),
         (1, 0, &|b| b.attr(17, name), None),
         (3, 0, &|b| b, None),
         (2, 0, &|b| b.attr(3, name), Some(Reach::Link(3))),
@@ -497,6 +499,28 @@ fn a_rule_reaches_what_it_selects() {
     let head = [2, 8, 0, 0, 100, 0, 0, 1, 0, 0, 0, 0];
     w.say(&Builder::new(rtm::NEWRULE, 0, &head).u32(6, 500).attr(3, name).addr(1, ten.into()).done());
     assert_eq!(w.m.rules::<V4>().odd[0].reach, Reach::To(ten.into(), 8));
+}
+
+#[test]
+fn a_rule_that_may_be_there_twice_goes_by_a_dump() {
+    let rule = |kind| Builder::new(kind, 0, &[2, 0, 0, 0, 100, 0, 0, 6, 0, 0, 0, 0]).u32(6, 500).done();
+    let mut w = World::new();
+    w.say(&rule(rtm::NEWRULE));
+    w.say(&rule(rtm::NEWRULE));
+    w.m.take_dirt();
+    w.say(&rule(rtm::DELRULE));
+    assert!(w.m.take_dirt().wanted.contains(&DumpKind::Rule));
+    let there = |w: &World| w.m.rules::<V4>().odd.iter().any(|o| o.rule.is_some() || o.why.contains("500"));
+    assert!(there(&w));
+    for twice in [true, false] {
+        w.m.dump_begin(DumpKind::Rule);
+        for _ in 0..1 + usize::from(twice) {
+            w.m.dump(DumpKind::Rule, 1000, &rule(rtm::NEWRULE));
+        }
+        w.m.dump_end(DumpKind::Rule, true);
+        w.say(&rule(rtm::DELRULE));
+        assert_eq!(there(&w), twice, "one copy more than was deleted");
+    }
 }
 
 #[test]

@@ -158,6 +158,9 @@ pub struct Rule {
     pub dport: Option<(u16, u16)>,
     /// It selects by something else as well, or does more than its action says.
     pub other: bool,
+    /// `FIB_RULE_IIF_DETACHED`, `FIB_RULE_OIF_DETACHED`: no device of the name is there. As decoded only: the kernel sets and clears
+    /// them without a word.
+    pub lost: (bool, bool),
     /// All that the kernel said of it, in a fixed order: its identity.
     pub content: Vec<u8>,
 }

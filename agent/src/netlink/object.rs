@@ -281,7 +281,8 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
     if family != AF_INET && family != AF_INET6 {
         return Ok(None);
     }
-    let flags = u32_at(head, 8).unwrap_or(0) & !SILENT;
+    let said = u32_at(head, 8).unwrap_or(0);
+    let flags = said & !SILENT;
     let mut r = Rule {
         priority: 0,
         table: u32::from(head[4]),
@@ -299,6 +300,7 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         sport: None,
         dport: None,
         other: head[3] != 0 || flags & !2 != 0,
+        lost: (said & 8 != 0, said & 16 != 0),
         content: Vec::new(),
     };
     r.content.extend_from_slice(&head[..8]);
