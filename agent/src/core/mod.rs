@@ -306,6 +306,10 @@ impl Core {
         if d.netconf {
             self.touch_rifs();
         }
+        // Wherever its local route stands: that of a VRF's address is in the VRF's table.
+        for a in &d.own4 {
+            self.program.touch_in(vrf::DEFAULT, Prefix::<V4>::host(*a));
+        }
         for (i, addr) in d.neighs4 {
             self.program.neigh4.touch(NeighKey { rif: RifId(i), addr });
             self.fresh.neigh_changed(i, addr.into());

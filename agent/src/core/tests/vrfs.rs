@@ -1,6 +1,6 @@
 //! Virtual routers: as many as the chip holds, in the order in which they come; each opens when its routes are there.
 
-use hal::{RifEntry, VrfId};
+use hal::{RifEntry, RouteKey, TrapClass, VrfId};
 
 use super::*;
 
@@ -103,6 +103,21 @@ fn each_has_its_own_routes() {
     lab.hello();
     lab.settle();
     assert_eq!((lab.open(), lab.routers()), (vec![(11, 0), (12, 0), (13, 0)], vec![]));
+}
+
+#[test]
+fn an_address_of_a_vrf_is_the_default_routers_own_as_well() {
+    let mut lab = built(4);
+    let own = Ipv4Addr::new(10, 255, 0, 1);
+    let head = [&[2u8, 32, 0, 0][..], &RED.to_ne_bytes()].concat();
+    let addr = |kind| Builder::new(kind, 0, &head).addr(1, own.into()).addr(2, own.into()).done();
+    let key = RouteKey { vrf: VrfId(0), prefix: Prefix::<V4>::host(own) };
+    for (there, kind) in [(true, 20), (false, 21)] {
+        lab.news(addr(kind));
+        lab.settle();
+        let held = lab.table(TableId::Route4).contains(&Record::Route4(key, Fwd::Trap(TrapClass::ToUs)));
+        assert_eq!(held, there);
+    }
 }
 
 #[test]
