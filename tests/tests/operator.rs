@@ -91,7 +91,7 @@ fn json_has_the_names_and_values_of_ip() -> Result<()> {
     let of_ip = |args: &str| -> Result<Value> { Ok(serde_json::from_str(&ip(&format!("-j {args}"))?)?) };
     // Names of ours for what ip does not have.
     let ours: BTreeSet<&str> =
-        ["offload", "why", "managed", "port", "wire", "link", "ipv4", "ipv6", "egress"].into_iter().collect();
+        ["offload", "why", "managed", "port", "wire", "link", "ipv4", "ipv6", "egress", "tags"].into_iter().collect();
     for (verb, theirs, key) in [
         ("link", vec!["-d link show"], vec!["ifindex"]),
         (
