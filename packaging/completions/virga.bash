@@ -796,12 +796,16 @@ _virga() {
             return 0
             ;;
         virga__subcmd__route)
-            opts="-j -h --json --socket --help show list help"
+            opts="-j -h --vrf --json --socket --help show list help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --vrf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0
@@ -856,12 +860,16 @@ _virga() {
             return 0
             ;;
         virga__subcmd__route__subcmd__show)
-            opts="-j -h --json --socket --help"
+            opts="-j -h --vrf --json --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
             case "${prev}" in
+                --vrf)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
                 --socket)
                     COMPREPLY=($(compgen -f "${cur}"))
                     return 0

@@ -86,15 +86,18 @@ complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_sub
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "show" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -l vrf -d 'Only the routes of that VRF' -r
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -l socket -d 'The agent\'s socket' -r -F
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -s h -l help -d 'Print help'
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -f -a "show" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -f -a "list" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from show" -l vrf -d 'Only the routes of that VRF' -r
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from show" -l socket -d 'The agent\'s socket' -r -F
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from show" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
+complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from list" -l vrf -d 'Only the routes of that VRF' -r
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from list" -l socket -d 'The agent\'s socket' -r -F
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from list" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
 complete -c virga -n "__fish_virga_using_subcommand route; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
