@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -146,10 +146,14 @@ fn run(options: Options) -> Result<(), String> {
     let (w, tx) = (waker.clone(), inbox_tx.clone());
     spawn("nl-request", move || request::run(&request_rx, &tx, &w))?;
     let (w, tx) = (waker.clone(), inbox_tx.clone());
-    spawn("policy", move || poller::run(&poll_rx, &tx, &w))?;
+    let heard = Arc::new(AtomicBool::new(false));
+    let h = Arc::clone(&heard);
+    spawn("policy", move || poller::run(&poll_rx, &h, &tx, &w))?;
     // Heard from here on: the first reading comes later.
     let (watch, changed) = (Watch::open(), poll_jobs.clone());
-    spawn("policy-watch", move || watch::run(&watch, || changed.send(Ask::Changed).is_ok()))?;
+    spawn("policy-watch", move || {
+        watch::run(&watch, || heard.swap(true, Ordering::SeqCst) || changed.send(Ask::Changed).is_ok());
+    })?;
 
     let beat = Arc::new(AtomicU64::new(0));
     let runner = Runner {

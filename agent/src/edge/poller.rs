@@ -2,6 +2,7 @@
 //!
 //! Not here: what is read (`policy::Reader`) and what it means (the gate).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
@@ -24,7 +25,8 @@ pub enum Ask {
 
 /// Serve `asked` until the core's thread is gone. Each reading is sent with the number of the core's last question that came
 /// before it began, so that an older reading is not taken for the answer.
-pub fn run(asked: &Receiver<Ask>, out: &Sender<Msg>, waker: &Waker) {
+/// `heard` is set while an [`Ask::Changed`] waits: one is enough, however many changes there are.
+pub fn run(asked: &Receiver<Ask>, heard: &AtomicBool, out: &Sender<Msg>, waker: &Waker) {
     // The core's first question comes at its start; before it there is nothing to read for.
     let (mut last, mut ports) = loop {
         match asked.recv() {
@@ -38,6 +40,8 @@ pub fn run(asked: &Receiver<Ask>, out: &Sender<Msg>, waker: &Waker) {
         if reader.is_none() {
             reader = Reader::new().inspect_err(|e| tracing::error!("policy can't be read: {e}")).ok();
         }
+        // What changes from here on asks again.
+        heard.store(false, Ordering::SeqCst);
         let polled = Box::new(match &mut reader {
             Some(r) => r.read(&ports),
             None => Polled {
