@@ -42,6 +42,9 @@ impl<F: MirrorFamily> Ruled<F> {
     /// As the kernel has them. `max` rules fit into the chip's list; `place` says how far it is with a virtual router.
     pub fn new(m: &Mirror, ports: &Ports, max: u32, place: impl Fn(VrfId) -> Place) -> Self {
         let rules = m.rules::<F>();
+        if max == 0 {
+            return Ruled { odd: rules.odd, ..Ruled::default() };
+        }
         let mut r = Ruled::default();
         for odd in &rules.odd {
             match odd.rule.as_ref().and_then(|o| express(m, ports, o, rules.vrf, &place)) {
@@ -54,7 +57,7 @@ impl<F: MirrorFamily> Ruled<F> {
         }
         if r.list.len() > max as usize {
             // The first of them, and the kernel decides over the rest.
-            r.list.truncate((max as usize).saturating_sub(1));
+            r.list.truncate(max as usize - 1);
             r.list.push(hal::Rule::all(RuleAction::Trap(TrapClass::NoRoom)));
         }
         r

@@ -173,6 +173,25 @@ fn a_rule_that_was_never_announced_is_noticed() {
     assert_eq!(lab.ask(Request::Check)["equal"], true);
 }
 
+/// How many interfaces are open for IPv4.
+fn open(lab: &Lab) -> usize {
+    lab.table(TableId::Rif).iter().filter(|r| matches!(r, Record::Rif(_, e) if e.ingress4)).count()
+}
+
+#[test]
+fn a_chip_that_takes_no_rules_closes_what_they_are_about() {
+    let mut lab = Lab::new(Profile { rules: 0, ..profile() });
+    lab.hello();
+    lab.settle();
+    lab.odd_rules = rule(2, 100, 77);
+    // FR_ACT_BLACKHOLE
+    lab.odd_rules[23] = 6;
+    assert!(open(&lab) > 0);
+    lab.news(lab.odd_rules.clone());
+    lab.settle();
+    assert_eq!(open(&lab), 0);
+}
+
 #[test]
 fn what_the_core_itself_got_wrong_is_noticed() {
     // As if the chip had acknowledged, and been given, something that no compile says.
