@@ -4,8 +4,10 @@
 //! harness holds in a namespace of its own. A world knows how to be changed, how to be sent a frame, and when it is quiet.
 //! What is sent and what is right is not known here.
 
+mod macvlan;
 pub mod memory;
 mod neigh;
+mod netlink;
 pub mod netns;
 mod socket;
 mod virga;
@@ -32,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A device that has just come up may lose a first frame, since its queue is attached a moment after its carrier shows: a sentinel that
 /// was lost so is sent again.
 const AGAIN: Duration = Duration::from_millis(100);
+
+/// A macvlan that has not had a sentinel in this time is one that something in the scenario keeps them from.
+const DEAF: Duration = Duration::from_secs(2);
 
 /// Who forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -76,6 +81,10 @@ pub struct World {
     sw: NetNs,
     wire: NetNs,
     ports: Vec<Port>,
+    /// On all devices of the switch namespace, for sentinels.
+    all: Packets,
+    /// Macvlans that a sentinel did not reach since the last change: something keeps it from them.
+    deaf: BTreeSet<u32>,
     answers: Vec<(usize, IpAddr, Mac)>,
     groups: Groups,
     round: u32,
@@ -190,15 +199,27 @@ impl World {
                 })
                 .collect()
         })??;
-        let hosts = sw.enter(|| -> Result<Vec<Packets>> {
-            (1..=ports).map(|p| Packets::open(&format!("swp{p}"), Some(SENTINEL))).collect()
+        let (hosts, all) = sw.enter(|| -> Result<(Vec<Packets>, Packets)> {
+            let one = |p| Packets::open(&format!("swp{p}"), Some(SENTINEL));
+            Ok(((1..=ports).map(one).collect::<Result<_>>()?, Packets::open_all(SENTINEL)?))
         })??;
         let ports = wires
             .into_iter()
             .zip(hosts)
             .map(|(wire, host)| Port { wire, host: Some(host), captured: Vec::new(), sentinel: Vec::new() })
             .collect();
-        let mut w = World { kind, switch, sw, wire, ports, answers: Vec::new(), groups: Groups::new(), round: 0 };
+        let mut w = World {
+            kind,
+            switch,
+            sw,
+            wire,
+            ports,
+            all,
+            deaf: BTreeSet::new(),
+            answers: Vec::new(),
+            groups: Groups::new(),
+            round: 0,
+        };
         w.settle()?;
         Ok(w)
     }
@@ -329,6 +350,7 @@ impl World {
     /// # Errors
     /// It does not come to be.
     pub fn settle(&mut self) -> Result<()> {
+        self.deaf.clear();
         self.carriers()?;
         self.addresses()?;
         self.quiesce()?;
@@ -408,7 +430,7 @@ impl World {
     }
 
     /// Waits until all that was sent has been dealt with and nothing is on its way any more: sentinels have gone through
-    /// each port, in and out, behind it; no neighbour is being resolved; and two whole rounds brought nothing new. A neighbour is FAILED
+    /// each port, in and out, behind it, and through the queues of broadcasts for macvlans; no neighbour is being resolved; and two whole rounds brought nothing new. A neighbour is FAILED
     /// a moment before its packets are answered: then the rounds begin anew when the kernel's handlers have ended.
     ///
     /// # Errors
@@ -426,6 +448,7 @@ impl World {
                 (1..=n).filter(|p| netns::flags(&format!("swp{p}")).is_some_and(|f| f & want == want)).collect()
             })?;
             self.sentinels_in(&open, until)?;
+            self.sentinels_over(&open)?;
             self.sentinels_out(&open, until)?;
             let neigh::Busy { resolving, failed } = self.sw.enter(neigh::busy)??;
             self.pump()?;
@@ -497,6 +520,40 @@ impl World {
         Ok(())
     }
 
+    /// From the wires to the macvlans on the netdevs, as broadcasts, behind which the kernel has dealt with all others.
+    fn sentinels_over(&mut self, open: &[usize]) -> Result<()> {
+        let mut waiting: Vec<(macvlan::Macvlan, Vec<u8>)> = Vec::new();
+        for m in self.sw.enter(macvlan::macvlans)?? {
+            if open.contains(&m.port) && !self.deaf.contains(&m.ifindex) {
+                let mut f = self.sentinel(m.port, 2);
+                f[..6].fill(0xff);
+                f.splice(12..12, m.tags.iter().copied());
+                self.send(m.port, &f);
+                waiting.push((m, f));
+            }
+        }
+        let (mut again, until) = (Instant::now() + AGAIN, Instant::now() + DEAF);
+        while !waiting.is_empty() && Instant::now() < until {
+            match self.all.receive_on()? {
+                Some((i, g)) => waiting.retain(|(m, f)| m.ifindex != i || g.get(12..) != f.get(12 + m.tags.len()..)),
+                None => {
+                    self.all.wait(again);
+                    self.pump()?;
+                }
+            }
+            if Instant::now() > again {
+                again += AGAIN;
+                for (m, f) in &waiting {
+                    self.send(m.port, f);
+                }
+            }
+        }
+        self.deaf.extend(waiting.iter().map(|(m, _)| m.ifindex));
+        // What came by the other devices is of no interest.
+        while self.all.receive_on()?.is_some() {}
+        Ok(())
+    }
+
     /// From the netdevs to the wires.
     fn sentinels_out(&mut self, open: &[usize], until: Instant) -> Result<()> {
         let mut waiting = Vec::new();
@@ -541,7 +598,7 @@ impl World {
                 }
                 self.groups.extend(frame::groups(&f).into_iter().map(|g| (n, g)));
                 match frame::network(&f) {
-                    Some((14, SENTINEL)) => port.sentinel = f,
+                    Some((_, SENTINEL)) => port.sentinel = f,
                     _ => port.captured.push(f),
                 }
             }

@@ -29,7 +29,18 @@ impl Packets {
     /// # Errors
     /// The kernel's.
     pub fn open(device: &str, only: Option<u16>) -> Result<Packets> {
-        let ifindex = netns::index(device).with_context(|| format!("no device {device}"))?;
+        Self::bound(netns::index(device).with_context(|| format!("no device {device}"))?, only)
+    }
+
+    /// Opens one on all devices of the calling thread's namespace, those to come as well, for frames of an EtherType.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn open_all(only: u16) -> Result<Packets> {
+        Self::bound(0, Some(only))
+    }
+
+    fn bound(ifindex: u32, only: Option<u16>) -> Result<Packets> {
         // SAFETY: no pointers; the descriptor is owned from here on. Protocol 0: nothing arrives before the bind.
         let fd = unsafe {
             let fd = libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0);
@@ -91,12 +102,24 @@ impl Packets {
     /// # Errors
     /// The kernel's; a device that went down is none.
     pub fn receive(&self) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.receive_on()?.map(|(_, f)| f))
+    }
+
+    /// The same, with the index of the device that it came in by.
+    ///
+    /// # Errors
+    /// As [`Packets::receive`].
+    pub fn receive_on(&self) -> io::Result<Option<(u32, Vec<u8>)>> {
         let mut buf = vec![0u8; 70_000];
         let mut control = [0u64; 16];
         let mut iov = libc::iovec { iov_base: buf.as_mut_ptr().cast(), iov_len: buf.len() };
         loop {
             // SAFETY: all-zero is a valid `msghdr`.
             let mut m: libc::msghdr = unsafe { std::mem::zeroed() };
+            // SAFETY: all-zero is a valid `sockaddr_ll`.
+            let mut from: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+            m.msg_name = (&raw mut from).cast();
+            m.msg_namelen = size_of_val(&from) as _;
             m.msg_iov = &mut iov;
             m.msg_iovlen = 1;
             m.msg_control = control.as_mut_ptr().cast();
@@ -139,7 +162,7 @@ impl Packets {
                 let t = [tpid.to_be_bytes(), tci.to_be_bytes()].concat();
                 buf.splice(12..12, t);
             }
-            return Ok(Some(buf));
+            return Ok(Some((from.sll_ifindex as u32, buf)));
         }
     }
 
