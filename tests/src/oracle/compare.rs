@@ -179,7 +179,7 @@ pub fn compare(
         let sent = id.and_then(|i| sends.get(&i).copied());
         if known_gateway(&snaps, &first, &second) {
             told.extend(sent.and_then(|s| addresses(&s.bytes)).map(|(from, _)| from));
-        } else if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps[0], sent, &first, &second) {
+        } else if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps[0], sends, sent, &first, &second) {
             out.push(Difference::Frames { id, first, second });
         }
     }
@@ -275,22 +275,66 @@ fn known_gateway(snaps: &[Snapshot; 2], first: &[(usize, Vec<u8>)], second: &[(u
     first.iter().all(|(_, f)| host_unreachable(f)) && !second.is_empty() && second.iter().all(known)
 }
 
+/// An error of the switch's own without its source, which is the kernel's choice where it has that of the way: the member's. Checksums that are
+/// right go with it; a wrong one stays, and is a difference.
+fn sourceless(mut f: Vec<u8>) -> Vec<u8> {
+    let Some((at, t)) = frame::network(&f) else { return f };
+    let Some((head, p)) = f.get_mut(at..).and_then(|p| p.split_at_mut_checked(if t == 0x0800 { 20 } else { 40 }))
+    else {
+        return f;
+    };
+    match t {
+        // Its header's checksum has gone by `mask`, if it was right.
+        0x0800 => head[12..16].fill(0),
+        _ => {
+            let len = (p.len() as u32).to_be_bytes();
+            if checksum(&[&head[8..40], &len, &[0, 0, 0, 58], p]) == 0 {
+                p[2..4].fill(0);
+            }
+            head[8..24].fill(0);
+        }
+    }
+    f
+}
+
 /// Whether frames differ only in that each world chose another member that the multipath route allows. A member that is void
-/// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable.
-fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
+/// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable. Errors of the
+/// switch's own have the source that belongs to the member.
+fn multipath(
+    s: &Snapshot,
+    sends: &BTreeMap<u32, &Send>,
+    sent: Option<&Send>,
+    first: &[(usize, Vec<u8>)],
+    second: &[(usize, Vec<u8>)],
+) -> bool {
     let to = |f: &[u8]| addresses(f).map(|(_, d)| d);
     // Where tags end and the EtherType begins.
     let tagged = |f: &[u8]| frame::network(f).map_or(12, |(at, _)| at - 2);
+    let ends = sent.and_then(|s| addresses(&s.bytes));
+    let own_error = |f: &[u8]| error(f).is_some() && !passed_on(f, sends);
     let strip = |v: &[(usize, Vec<u8>)]| {
-        let mut b: Vec<Vec<u8>> = v.iter().map(|(_, f)| f.get(tagged(f)..).unwrap_or_default().to_vec()).collect();
+        let part = |f: &Vec<u8>| {
+            let m = mask(f, sends);
+            let m = if own_error(f) { sourceless(m) } else { m };
+            m.get(tagged(f)..).unwrap_or_default().to_vec()
+        };
+        let mut b: Vec<Vec<u8>> = v.iter().map(|(_, f)| part(f)).collect();
         b.sort();
         b
     };
     let legal = |v: &[(usize, Vec<u8>)]| {
         v.iter().all(|(port, f)| {
             let members = to(f).map(|d| s.members(d)).unwrap_or_default();
+            // An error about a packet to the switch itself comes from where that went.
+            let source = |m: &Member| {
+                addresses(f).is_some_and(|(from, _)| match ends {
+                    Some((_, to)) if s.owns(to) => from == to,
+                    _ => m.sources.contains(&from),
+                })
+            };
             let fits = |m: &Member| {
                 m.port == *port
+                    && (!own_error(f) || source(m))
                     && m.mac.is_some_and(|m| f[..6] == m.0)
                     && m.own.is_some_and(|o| f[6..12] == o.0)
                     && f[12..tagged(f)] == m.tags
@@ -299,7 +343,6 @@ fn multipath(s: &Snapshot, sent: Option<&Send>, first: &[(usize, Vec<u8>)], seco
         })
     };
     let members = |a: Option<IpAddr>| a.map(|d| s.members(d)).filter(|m| m.len() > 1).unwrap_or_default();
-    let ends = sent.and_then(|s| addresses(&s.bytes));
     let onward = members(ends.map(|(_, to)| to));
     // An answer goes back by such a route as well.
     let void = onward.iter().chain(&members(ends.map(|(from, _)| from))).any(|m| m.void);
@@ -367,4 +410,109 @@ fn too_big(f: &[u8]) -> bool {
 /// ICMP 3/1 or ICMPv6 1/3: the next hop does not answer.
 fn host_unreachable(f: &[u8]) -> bool {
     matches!(error(f), Some((4, 3, 1, _) | (6, 1, 3, _)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Context, build, host_mac, port_mac};
+
+    /// Ports 2 to 4 with a member each of the routes to 10.9.0.0/16 and 2001:db8:9::/48, and port 5 with none.
+    fn configuration() -> Snapshot {
+        let json = |line: &str| -> String {
+            let six = line.contains("-6");
+            let each = |f: &dyn Fn(usize) -> String, n: std::ops::RangeInclusive<usize>| {
+                n.map(f).collect::<Vec<_>>().join(",")
+            };
+            let gate = |p: usize| if six { format!("2001:db8:{p}::2") } else { format!("10.0.{p}.2") };
+            match line {
+                l if l.contains("addr show") => {
+                    let one = |p: usize| {
+                        let own = format!(
+                            r#"{{"local":"10.0.{p}.1","scope":"global"}},{{"local":"2001:db8:{p}::1","scope":"global"}}"#
+                        );
+                        format!(r#"{{"ifname":"swp{p}","address":"{}","mtu":1500,"addr_info":[{own}]}}"#, port_mac(p))
+                    };
+                    format!("[{}]", each(&one, 1..=5))
+                }
+                l if l.contains("route show") => {
+                    let hop = |p: usize| format!(r#"{{"gateway":"{}","dev":"swp{p}"}}"#, gate(p));
+                    let dst = if six { "2001:db8:9::/48" } else { "10.9.0.0/16" };
+                    format!(r#"[{{"dst":"{dst}","nexthops":[{}]}}]"#, each(&hop, 2..=4))
+                }
+                l if l.contains("neigh show") => {
+                    let one = |p: usize| {
+                        let of = |a: String| {
+                            format!(
+                                r#"{{"dst":"{a}","dev":"swp{p}","lladdr":"{}","state":["REACHABLE"]}}"#,
+                                host_mac(p, 2)
+                            )
+                        };
+                        format!("{},{}", of(format!("10.0.{p}.2")), of(format!("2001:db8:{p}::2")))
+                    };
+                    format!("[{}]", each(&one, 1..=5))
+                }
+                l if l.starts_with("sysctl") => "0".into(),
+                _ => String::new(),
+            }
+        };
+        Snapshot::take(|line| Ok(Said { ok: true, text: json(line) })).unwrap()
+    }
+
+    fn frame(text: &str, port: usize, id: u32) -> Vec<u8> {
+        build(text, &Context { port, id }).unwrap()
+    }
+
+    /// Whether the worlds may differ in that these two errors about a packet from 10.9.0.7 (or its like) to somewhere left.
+    fn may(six: bool, to: &str, [a, b]: [(usize, &str); 2]) -> bool {
+        let (src, quote) = if six { ("2001:db8:9::7", "icmp=3/0") } else { ("10.9.0.7", "icmp=11/0") };
+        let bytes = frame(&format!("{src}>{to} ttl=1 len=0"), 1, 7);
+        let sent = Send { port: 1, id: 7, text: String::new(), bytes, expect: None };
+        let sends = BTreeMap::from([(7, &sent)]);
+        let error = |(port, words): (usize, &str), id: u32| {
+            let from = match words.split_once("from=") {
+                Some((_, a)) => a.split_whitespace().next().unwrap().to_owned(),
+                None if six => format!("2001:db8:{port}::1"),
+                None => format!("10.0.{port}.1"),
+            };
+            let rest: Vec<&str> = words.split_whitespace().filter(|w| !w.starts_with("from=")).collect();
+            let (dst, own) = (host_mac(port, 2), port_mac(port));
+            let macs = if words.contains("dst=") { String::new() } else { format!("dst={dst}") };
+            let macs = if words.contains("src=") { macs } else { format!("{macs} src={own}") };
+            let id = if six { String::new() } else { format!("id={id}") };
+            let text = format!("{from}>{src} {quote} {macs} {id} quote={src}>{to},ttl=1,len=0 {}", rest.join(" "));
+            (port, frame(&text, 1, 7))
+        };
+        multipath(&configuration(), &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
+    }
+
+    #[test]
+    fn an_error_goes_back_by_any_legal_member_and_by_no_other() {
+        for (six, to) in [(false, "10.0.1.77"), (true, "2001:db8:1::77")] {
+            for legal in [[(2, ""), (3, "")], [(4, ""), (2, "")], [(3, ""), (3, "")]] {
+                assert!(may(six, to, legal), "{to} {legal:?}");
+            }
+            let foreign = if six { "from=2001:db8:5::1" } else { "from=10.0.5.1" };
+            let other = if six { "from=2001:db8:3::1" } else { "from=10.0.3.1" };
+            for (illegal, why) in [
+                ((5, ""), "no member is on that port"),
+                ((3, "dst=02:00:00:00:04:02"), "another member's neighbour"),
+                ((3, "src=swp2"), "another port's MAC"),
+                ((3, "vlan=5"), "a tag that the member does not have"),
+                ((3, foreign), "an address of an interface that is no member"),
+                ((2, other), "another member's address"),
+                ((3, "sum4=bad"), "a wrong ICMP checksum"),
+                ((3, "rest=9"), "another content"),
+                ((3, "ttl=9"), "another hop limit"),
+            ] {
+                assert!(!may(six, to, [(2, ""), illegal]), "{to}: {why}");
+                assert!(!may(six, to, [illegal, (2, "")]), "{to}: {why}");
+            }
+        }
+        assert!(!may(false, "10.0.1.77", [(2, ""), (3, "sum=bad")]), "a wrong header checksum");
+        // Of a packet to the switch itself the error's source is not free.
+        let own = "from=10.0.4.1";
+        assert!(may(false, "10.0.4.1", [(2, own), (3, own)]));
+        assert!(!may(false, "10.0.4.1", [(2, own), (3, "")]));
+    }
 }

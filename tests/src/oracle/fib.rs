@@ -40,6 +40,8 @@ pub struct Member {
     pub mtu: u64,
     /// Whether nothing can leave by it: no port, no usable neighbour, or no carrier.
     pub void: bool,
+    /// What the kernel may take for the source of what it sends by it on its own.
+    pub sources: Vec<IpAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -52,6 +54,8 @@ struct Route {
     hops: Vec<Hop>,
     /// Whether it stands on a next-hop object.
     object: bool,
+    /// `src`
+    source: Option<IpAddr>,
 }
 
 #[derive(Clone, Debug)]
@@ -85,9 +89,10 @@ struct Device {
     mac: Option<Mac>,
     tags: Vec<u8>,
     mtu: u64,
+    addresses: Vec<IpAddr>,
 }
 
-/// By name, from `ip -j -d link show`.
+/// By name, from `ip -j -d addr show`.
 fn devices(links: &[Value]) -> BTreeMap<String, Device> {
     let name = |v: &Value| v["ifname"].as_str().unwrap_or_default().to_owned();
     let find = |l: &Value| {
@@ -110,7 +115,10 @@ fn devices(links: &[Value]) -> BTreeMap<String, Device> {
     let device = |l: &Value| {
         let (port, tags) = find(l);
         let mtu = l["mtu"].as_u64().unwrap_or(u64::MAX >> 1);
-        Device { port, mac: l["address"].as_str().and_then(|m| m.parse().ok()), tags, mtu }
+        let mac = l["address"].as_str().and_then(|m| m.parse().ok());
+        let all = l["addr_info"].as_array().into_iter().flatten().filter(|a| a["scope"] == "global");
+        let addresses = all.filter_map(|a| a["local"].as_str()?.parse().ok()).collect();
+        Device { port, mac, tags, mtu, addresses }
     };
     links.iter().map(|l| (name(l), device(l))).collect()
 }
@@ -153,7 +161,7 @@ impl Snapshot {
         };
         let mut s = Snapshot::default();
         let objects = list("ip -j nexthop show")?;
-        s.devices = devices(&list("ip -j -d link show")?);
+        s.devices = devices(&list("ip -j -d addr show")?);
         let named = s.devices.clone();
         let dev = |v: &Value| v["dev"].as_str().unwrap_or_default().to_owned();
         let port = |v: &Value| named.get(&dev(v)).map_or(0, |d| d.port);
@@ -185,6 +193,7 @@ impl Snapshot {
                     metric: r["metric"].as_u64().unwrap_or(0),
                     hops,
                     object: r["nhid"].is_u64(),
+                    source: r["prefsrc"].as_str().and_then(|a| a.parse().ok()),
                 });
             }
         }
@@ -229,6 +238,11 @@ impl Snapshot {
     /// made, under a prefix of scope host.
     fn skipped(&self, gateway: IpAddr) -> bool {
         gateway.is_ipv4() && self.narrow.iter().any(|(a, len)| covers(*a, *len, gateway))
+    }
+
+    /// Whether a device has that address.
+    pub fn owns(&self, a: IpAddr) -> bool {
+        self.devices.values().any(|d| d.addresses.contains(&a))
     }
 
     /// Whether any route has that gateway.
@@ -280,6 +294,16 @@ impl Snapshot {
         all.iter().find(|r| r.hops.len() > 1).or(all.first()).copied()
     }
 
+    /// What the kernel may take for a source by a member of a route: what the route says, an address of the device or, where that has none, any.
+    fn sources(&self, r: &Route, h: &Hop, v4: bool) -> Vec<IpAddr> {
+        if let Some(s) = r.source {
+            return vec![s];
+        }
+        let of = |d: &Device| d.addresses.iter().copied().filter(|a| a.is_ipv4() == v4).collect::<Vec<_>>();
+        let own = self.devices.get(&h.dev).map(of).unwrap_or_default();
+        if own.is_empty() { self.devices.values().flat_map(of).collect() } else { own }
+    }
+
     /// Members of the route that a packet to `d` takes.
     pub fn members(&self, d: IpAddr) -> Vec<Member> {
         let Some(best) = self.best(d) else { return Vec::new() };
@@ -297,8 +321,10 @@ impl Snapshot {
             .iter()
             .map(|h| {
                 let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
+                let sources = self.sources(best, h, d.is_ipv4());
                 let d = self.devices.get(&h.dev).cloned().unwrap_or_default();
                 Member {
+                    sources,
                     port: h.port,
                     mac,
                     own: d.mac,
