@@ -209,6 +209,11 @@ pub enum Request {
         /// The request's id.
         id: u64,
     },
+    /// A page of the chip's buckets of resilient groups, in the kernel's names.
+    Buckets {
+        /// Where to go on; 0 at first.
+        cursor: u64,
+    },
 }
 
 /// Answers are JSON, made where the objects are, in `ip -j`'s names where the same thing has one.

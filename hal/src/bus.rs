@@ -16,7 +16,7 @@ use crate::profile::Profile;
 use crate::tables::{AnyKey, Record, TableId};
 
 /// Version of the messages; agent and chip must agree.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 /// Longest frame that is accepted, in bytes: a batch of [`BATCH`] operations is far below it.
 pub const FRAME_MAX: usize = 4 << 20;
 /// Operations in a batch, and records in an answer to a dump, at most.

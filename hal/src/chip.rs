@@ -37,7 +37,7 @@ pub enum Reason {
     /// No room.
     #[error("table {table} is full ({capacity} entries)")]
     TableFull {
-        /// The table without room; for a group it may be the members' table.
+        /// The table without room; for a resilient group it may be the buckets'.
         table: TableId,
         /// How many entries it holds.
         capacity: u32,

@@ -31,6 +31,7 @@ pub const LAWS: &[(&str, Law)] = &[
     ("the chip's own table is read-only", read_only),
     ("a dump pages, and shows once what stays", paging),
     ("virtual routers have entries of their own, and are as many as the profile says", virtual_routers),
+    ("buckets of a resilient group lead to its members by their shares, and move no more than they must (h)", buckets),
     ("any sequence leaves what a plain map would hold", model),
 ];
 
@@ -142,7 +143,7 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
         _ => Fwd::Trap(TrapClass::Unreachable),
     };
     match t {
-        TableId::Port => unreachable!("no agent writes ports"),
+        TableId::Port | TableId::Bucket => unreachable!("no agent writes what is the chip's own"),
         TableId::Switch => {
             let hash4 = match v % 4 {
                 0 => HashPolicy::L3,
@@ -166,7 +167,7 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
         ),
         TableId::Group => {
             let members = (0..v % 3).map(|i| Member { nexthop: NextHopId(to), weight: 1 + i }).collect();
-            Record::Group(GroupId(n), GroupEntry { members, mtu: v as u16 * 600 })
+            Record::Group(GroupId(n), GroupEntry { members, mtu: v as u16 * 600, resilient: None })
         }
         TableId::Route4 => Record::Route4(prefix(n), fwd),
         TableId::Route6 => Record::Route6(prefix(n), fwd),
@@ -176,7 +177,7 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
 /// The entry of that key that traps; `None` for tables that have no such entry.
 fn trap(k: AnyKey, ports: u32) -> Option<Record> {
     Some(match k {
-        AnyKey::Port(_) | AnyKey::Switch(_) | AnyKey::Neigh4(_) | AnyKey::Neigh6(_) => return None,
+        AnyKey::Port(_) | AnyKey::Switch(_) | AnyKey::Neigh4(_) | AnyKey::Neigh6(_) | AnyKey::Bucket(_) => return None,
         AnyKey::Rif(k) => rif(k.0, 0, ports, false),
         AnyKey::NextHop(k) => Record::NextHop(k, NextHopEntry::Trap(TrapClass::Punt)),
         AnyKey::Group(k) => Record::Group(k, GroupEntry::default()),
@@ -193,7 +194,7 @@ fn references(r: &Record) -> Vec<AnyKey> {
         Fwd::Trap(_) | Fwd::Drop(_) => vec![],
     };
     match r {
-        Record::Port(..) | Record::Switch(..) => vec![],
+        Record::Port(..) | Record::Bucket(..) | Record::Switch(..) => vec![],
         Record::Rif(..) => vec![],
         Record::Neigh4(k, _) => vec![k.rif.into()],
         Record::Neigh6(k, _) => vec![k.rif.into()],
@@ -436,6 +437,80 @@ fn virtual_routers(make: Factory<'_>) {
     remove(&mut *b, route(*last, 1).key());
     set(&mut *b, open(77, true));
     set(&mut *b, route(77, 1));
+}
+
+/// Where each bucket of a group leads; panics unless they are numbered without a gap.
+fn layout(b: &dyn Backend, group: GroupId) -> Vec<u32> {
+    let mut of: Vec<(u16, u32)> = Vec::new();
+    for r in dump_table(b, TableId::Bucket, 7).into_values() {
+        let Record::Bucket(k, e) = r else { panic!("{r:?}") };
+        if k.group == group {
+            of.push((k.index, e.nexthop.0));
+        }
+    }
+    assert!(of.iter().zip(0..).all(|((n, _), i)| *n == i), "buckets of group {group}: {of:?}");
+    of.into_iter().map(|(_, n)| n).collect()
+}
+
+fn buckets(make: Factory<'_>) {
+    let (mut b, p) = furnished(make);
+    let room = b.profile().buckets;
+    let group = |members: &[(u32, u32)], buckets: u16| {
+        let members = members.iter().map(|&(n, weight)| Member { nexthop: NextHopId(n), weight }).collect();
+        let resilient = Some(Resilient { buckets, idle: 1000, unbalanced: 0, label: 7 });
+        Record::Group(GroupId(1), GroupEntry { members, mtu: 0, resilient })
+    };
+    if room < 12 {
+        assert!(
+            b.apply(&Op::Set(group(&[(1, 1)], 12))).is_err(),
+            "a resilient group of a chip that has no room for it"
+        );
+        return;
+    }
+    [2, 3].into_iter().for_each(|n| set(&mut *b, record(TableId::NextHop, n, 2, 1, p)));
+    let has = |l: &[u32]| [1, 2, 3].map(|n| l.iter().filter(|x| **x == n).count());
+    set(&mut *b, group(&[(1, 1), (2, 1), (3, 1)], 12));
+    let first = layout(&*b, GroupId(1));
+    assert_eq!((has(&first), used(&*b, TableId::Bucket)), ([4, 4, 4], 12), "equal shares");
+    set(&mut *b, group(&[(1, 2), (2, 2), (3, 2)], 12));
+    assert_eq!(layout(&*b, GroupId(1)), first, "after nothing changed");
+    set(&mut *b, group(&[(1, 1), (3, 1)], 12));
+    let lost = layout(&*b, GroupId(1));
+    assert_eq!(has(&lost), [6, 0, 6], "after a member was lost");
+    assert!(lost.iter().zip(&first).all(|(now, was)| *was == 2 || now == was), "others moved: {first:?}, {lost:?}");
+    // No packet was in any, so that all are idle.
+    set(&mut *b, group(&[(1, 1), (2, 2), (3, 3)], 12));
+    let back = layout(&*b, GroupId(1));
+    assert_eq!(has(&back), [2, 4, 6], "after a member came");
+    assert!(back.iter().zip(&lost).all(|(now, was)| now == was || *now == 2), "others moved: {lost:?}, {back:?}");
+    for s in 1..5 {
+        b.poll(s * 10_000_000_000, &mut Vec::new());
+    }
+    assert_eq!(layout(&*b, GroupId(1)), back, "moved in balance, by time alone");
+    // A next hop that is removed and set again has its buckets; so it has when a set was refused.
+    remove(&mut *b, NextHopId(2).into());
+    assert!(b.apply(&Op::Set(group(&[(1, 1), (2, 1)], 12))).is_err(), "next hop 2 is not there");
+    set(&mut *b, record(TableId::NextHop, 2, 2, 1, p));
+    assert_eq!(layout(&*b, GroupId(1)), back, "after a next hop was removed and set again");
+    if let Ok(more) = u16::try_from(room + 1) {
+        let full = Reason::TableFull { table: TableId::Bucket, capacity: room };
+        assert_eq!(b.apply(&Op::Set(group(&[(1, 1)], more))), Err(full), "more buckets than there are");
+        assert_eq!(layout(&*b, GroupId(1)), back, "after a set that found no room");
+    }
+    assert!(b.apply(&Op::Set(group(&[(1, 1)], 0))).is_err(), "a resilient group without buckets");
+    for k in dump_table(&*b, TableId::Bucket, 100).into_keys() {
+        assert_eq!(b.apply(&Op::Remove(k)), Err(Reason::ReadOnly(TableId::Bucket)));
+    }
+    set(&mut *b, group(&[(1, 1), (2, 1)], 5));
+    assert_eq!(layout(&*b, GroupId(1)).len(), 5, "fewer buckets");
+    for (n, trap) in [record(TableId::Group, 1, 2, 1, p), group(&[], 5)].into_iter().enumerate() {
+        set(&mut *b, group(&[(1, 1), (2, 1)], 12));
+        set(&mut *b, trap);
+        assert_eq!(used(&*b, TableId::Bucket), 0, "of what is no resilient group, or has no member ({n})");
+    }
+    set(&mut *b, group(&[(1, 1), (2, 1)], 12));
+    remove(&mut *b, GroupId(1).into());
+    assert_eq!((used(&*b, TableId::Bucket), layout(&*b, GroupId(1)).len()), (0, 0), "after the group was removed");
 }
 
 /// SplitMix64: the suite needs variety, not quality, and the same at each run.

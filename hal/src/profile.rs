@@ -22,6 +22,9 @@ pub struct Profile {
     pub groups: u32,
     /// Members of one group, of whatever weights.
     pub group_members: u32,
+    /// Buckets of all resilient groups together; 0: it has no such groups.
+    #[serde(default)]
+    pub buckets: u32,
     /// IPv4 routes.
     pub routes4: u32,
     /// IPv6 routes.
@@ -47,6 +50,7 @@ impl Profile {
             TableId::Group => self.groups,
             TableId::Route4 => self.routes4,
             TableId::Route6 => self.routes6,
+            TableId::Bucket => self.buckets,
         }
     }
 }

@@ -396,6 +396,39 @@ pub struct GroupEntry {
     /// Bytes of the longest IP packet that may go by it, if that is less than the interface's MTU; longer ones are trapped
     /// ([`TrapClass::Mtu`]). 0: the interface's alone counts.
     pub mtu: u16,
+    /// Its flows keep their member while others come and go (law h); `None`: the hash is divided among the members anew.
+    pub resilient: Option<Resilient>,
+}
+
+/// What makes a group resilient (`NEXTHOP_GRP_TYPE_RES`; `Documentation/networking/nexthop-group-resilient.rst`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+pub struct Resilient {
+    /// How many buckets the packets are put in by their hash; 1 or more.
+    pub buckets: u16,
+    /// Milliseconds without a packet after which a bucket may move to another member.
+    pub idle: u64,
+    /// Milliseconds without balance after which buckets have to move, in use or not; 0: never.
+    pub unbalanced: u64,
+    /// The agent's word for it, which says nothing to the chip: by it the agent finds the buckets again that it had.
+    pub label: u64,
+}
+
+/// Key of a bucket.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct BucketKey {
+    /// Of which group.
+    pub group: GroupId,
+    /// Which, from 0.
+    pub index: u16,
+}
+
+/// A bucket of a resilient group. Written by the chip alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BucketEntry {
+    /// Where its packets go.
+    pub nexthop: NextHopId,
+    /// Milliseconds since it was last seen in use, or moved.
+    pub idle: u64,
 }
 
 // ---------------------------------------------------------------- routes
@@ -720,6 +753,8 @@ tables! {
     7 Route4 "route4" 6 Placed RouteKey<V4> => Fwd;
     /// IPv6 routes.
     8 Route6 "route6" 6 Placed RouteKey<V6> => Fwd;
+    /// Buckets of resilient groups.
+    9 Bucket "bucket" 7 Learned BucketKey => BucketEntry;
 }
 
 impl TableId {
@@ -748,6 +783,7 @@ impl fmt::Display for AnyKey {
             AnyKey::Group(k) => write!(f, "{k}"),
             AnyKey::Route4(k) => write!(f, "{} vrf {}", k.prefix, k.vrf),
             AnyKey::Route6(k) => write!(f, "{} vrf {}", k.prefix, k.vrf),
+            AnyKey::Bucket(k) => write!(f, "{} of group {}", k.index, k.group),
         }
     }
 }

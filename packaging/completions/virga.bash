@@ -100,6 +100,9 @@ _virga() {
             virga__subcmd__help__subcmd__neigh,show)
                 cmd="virga__subcmd__help__subcmd__neigh__subcmd__show"
                 ;;
+            virga__subcmd__help__subcmd__nexthop,bucket)
+                cmd="virga__subcmd__help__subcmd__nexthop__subcmd__bucket"
+                ;;
             virga__subcmd__help__subcmd__nexthop,show)
                 cmd="virga__subcmd__help__subcmd__nexthop__subcmd__show"
                 ;;
@@ -139,6 +142,9 @@ _virga() {
             virga__subcmd__neigh__subcmd__help,show)
                 cmd="virga__subcmd__neigh__subcmd__help__subcmd__show"
                 ;;
+            virga__subcmd__nexthop,bucket)
+                cmd="virga__subcmd__nexthop__subcmd__bucket"
+                ;;
             virga__subcmd__nexthop,help)
                 cmd="virga__subcmd__nexthop__subcmd__help"
                 ;;
@@ -147,6 +153,9 @@ _virga() {
                 ;;
             virga__subcmd__nexthop,show)
                 cmd="virga__subcmd__nexthop__subcmd__show"
+                ;;
+            virga__subcmd__nexthop__subcmd__help,bucket)
+                cmd="virga__subcmd__nexthop__subcmd__help__subcmd__bucket"
                 ;;
             virga__subcmd__nexthop__subcmd__help,help)
                 cmd="virga__subcmd__nexthop__subcmd__help__subcmd__help"
@@ -368,8 +377,22 @@ _virga() {
             return 0
             ;;
         virga__subcmd__help__subcmd__nexthop)
-            opts="show"
+            opts="show bucket"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__nexthop__subcmd__bucket)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -682,7 +705,7 @@ _virga() {
             return 0
             ;;
         virga__subcmd__nexthop)
-            opts="-j -h --json --socket --help show list help"
+            opts="-j -h --json --socket --help show list bucket help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -699,9 +722,41 @@ _virga() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
-        virga__subcmd__nexthop__subcmd__help)
-            opts="show help"
+        virga__subcmd__nexthop__subcmd__bucket)
+            opts="-j -h --json --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__help)
+            opts="show bucket help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__nexthop__subcmd__help__subcmd__bucket)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi

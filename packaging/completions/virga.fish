@@ -72,19 +72,24 @@ complete -c virga -n "__fish_virga_using_subcommand neigh; and __fish_seen_subco
 complete -c virga -n "__fish_virga_using_subcommand neigh; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
 complete -c virga -n "__fish_virga_using_subcommand neigh; and __fish_seen_subcommand_from help" -f -a "show" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand neigh; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -l socket -d 'The agent\'s socket' -r -F
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -s h -l help -d 'Print help'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -f -a "show" -d 'The only thing there is to do with it'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -f -a "list" -d 'The only thing there is to do with it'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -l socket -d 'The agent\'s socket' -r -F
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -s h -l help -d 'Print help'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -f -a "show" -d 'The objects; of resilient groups how many of the chip\'s buckets each member has'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -f -a "list" -d 'The objects; of resilient groups how many of the chip\'s buckets each member has'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -f -a "bucket" -d 'The chip\'s buckets of resilient groups, one a line'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and not __fish_seen_subcommand_from show list bucket help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from show" -l socket -d 'The agent\'s socket' -r -F
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from show" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from show" -s h -l help -d 'Print help'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from list" -l socket -d 'The agent\'s socket' -r -F
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from list" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from list" -s h -l help -d 'Print help'
-complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "show" -d 'The only thing there is to do with it'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from bucket" -l socket -d 'The agent\'s socket' -r -F
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from bucket" -s j -l json -d 'Print JSON, with the names of ip -j where the same thing has one'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from bucket" -s h -l help -d 'Print help'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "show" -d 'The objects; of resilient groups how many of the chip\'s buckets each member has'
+complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "bucket" -d 'The chip\'s buckets of resilient groups, one a line'
 complete -c virga -n "__fish_virga_using_subcommand nexthop; and __fish_seen_subcommand_from help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -l vrf -d 'Only the routes of that VRF' -r
 complete -c virga -n "__fish_virga_using_subcommand route; and not __fish_seen_subcommand_from show list help" -l socket -d 'The agent\'s socket' -r -F
@@ -146,6 +151,7 @@ complete -c virga -n "__fish_virga_using_subcommand help; and not __fish_seen_su
 complete -c virga -n "__fish_virga_using_subcommand help; and not __fish_seen_subcommand_from status link neigh nexthop route counters resources table check settle replay lab help" -f -a "help" -d 'Print this message or the help of the given subcommand(s)'
 complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from link" -f -a "show" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from neigh" -f -a "show" -d 'The only thing there is to do with it'
-complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from nexthop" -f -a "show" -d 'The only thing there is to do with it'
+complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from nexthop" -f -a "show" -d 'The objects; of resilient groups how many of the chip\'s buckets each member has'
+complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from nexthop" -f -a "bucket" -d 'The chip\'s buckets of resilient groups, one a line'
 complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from route" -f -a "show" -d 'The only thing there is to do with it'
 complete -c virga -n "__fish_virga_using_subcommand help; and __fish_seen_subcommand_from table" -f -a "show" -d 'Print its entries, one a line'

@@ -43,6 +43,7 @@ fn chip() -> SimChip {
         nexthops: 4096,
         groups: 4096,
         group_members: 64,
+        buckets: 0,
         routes4: 1 << 21,
         routes6: 1 << 19,
         vrfs: 1,
@@ -77,10 +78,10 @@ fn chip() -> SimChip {
         set(&mut c, Record::Neigh4(NeighKey { rif, addr }, NeighEntry { mac: Mac([2, 1, 0, 0, 0, g as u8]) }));
         set(&mut c, Record::NextHop(NextHopId(g), NextHopEntry::Ip(rif, IpAddr::V4(addr))));
         let members = [Member { nexthop: NextHopId(g), weight: 1 }].into_iter().collect();
-        set(&mut c, Record::Group(GroupId(g), GroupEntry { members, mtu: 0 }));
+        set(&mut c, Record::Group(GroupId(g), GroupEntry { members, ..GroupEntry::default() }));
     }
     let members = (0..4).map(|g| Member { nexthop: NextHopId(g), weight: 1 }).collect();
-    set(&mut c, Record::Group(GroupId(GROUPS), GroupEntry { members, mtu: 0 }));
+    set(&mut c, Record::Group(GroupId(GROUPS), GroupEntry { members, ..GroupEntry::default() }));
     c
 }
 

@@ -8,15 +8,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hal::{
-    Addr, AnyKey, Backend, Counters, Event, Family, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighEntry,
-    NeighKey, NextHopEntry, NextHopId, Op, PortEntry, PortId, Prefix, Profile, Reason, Record, RifEntry, RifId,
-    RifKind, RouteKey, Rule, RuleAction, SwitchEntry, TableId, Usage, V4, V6, VrfId,
+    Addr, AnyKey, Backend, BucketEntry, BucketKey, Counters, Event, Family, Fwd, Global, GroupEntry, GroupId, Member,
+    Nanos, NeighEntry, NeighKey, NextHopEntry, NextHopId, Op, PortEntry, PortId, Prefix, Profile, Reason, Record,
+    RifEntry, RifId, RifKind, RouteKey, Rule, RuleAction, SwitchEntry, TableId, Usage, V4, V6, VrfId,
 };
 
 use crate::counters::{AllCounters, WorkerCounters};
 use crate::stage::Pipeline;
 use crate::stage::sample::Samples;
 use crate::sync::Epochs;
+use crate::table::buckets::Buckets;
 use crate::table::group::Next;
 use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
@@ -46,6 +47,7 @@ pub struct SimChip {
     neigh6: Ids<NeighKey<V6>, NeighEntry>,
     nexthops: Ids<NextHopId, NextHopEntry>,
     groups: Ids<GroupId, GroupEntry>,
+    buckets: Buckets,
     routes4: Routes<V4>,
     routes6: Routes<V6>,
     vrfs: Vrfs,
@@ -57,6 +59,7 @@ fn clamp(mut p: Profile) -> Profile {
     let objects = |n: &mut u32| *n = (*n).min(OBJECTS);
     [&mut p.rifs, &mut p.neigh4, &mut p.neigh6, &mut p.nexthops, &mut p.groups].into_iter().for_each(objects);
     p.group_members = p.group_members.clamp(1, 4096).min((1 << 26) / p.groups.max(1));
+    p.buckets = p.buckets.min(1 << 24);
     p.routes4 = p.routes4.min(16 << 20);
     p.routes6 = p.routes6.min(4 << 20);
     p.vrfs = p.vrfs.clamp(1, Rif::VRFS - 1);
@@ -92,6 +95,7 @@ impl SimChip {
             neigh6: Ids::new(p.neigh6, p.neigh6.saturating_add(held)),
             nexthops: Ids::new(p.nexthops, indices(p.nexthops)),
             groups: Ids::new(p.groups, indices(p.groups)),
+            buckets: Buckets::new(p.buckets),
             routes4: Routes::new(p.routes4),
             routes6: Routes::new(p.routes6),
             vrfs: Vrfs::new(p.vrfs),
@@ -433,9 +437,27 @@ impl SimChip {
         if !self.groups.has_room(&id) {
             return Err(self.full(TableId::Group));
         }
+        let buckets = e.resilient.filter(|_| !members.is_empty());
+        if let Some(r) = buckets {
+            if self.profile.buckets == 0 || r.buckets == 0 {
+                return Err(Reason::Unsupported(format!("a resilient group of {} buckets", r.buckets)));
+            }
+            if !self.buckets.has_room(self.groups.known(&id), r.buckets) {
+                return Err(self.full(TableId::Bucket));
+            }
+        }
         let Some((i, _)) = self.groups.index(id, &self.epochs) else { return Err(self.full(TableId::Group)) };
+        let groups = &self.tables.groups;
+        if let Some(r) = buckets {
+            if self.buckets.set(i, r, &members, e.mtu, groups, &self.epochs).is_none() {
+                self.sweep_group(i);
+                return Err(self.full(TableId::Bucket));
+            }
+        } else {
+            groups.set(i, &members, e.mtu, &self.epochs);
+            self.buckets.remove(i, &self.epochs);
+        }
         members.iter().for_each(|(n, _)| self.nexthops.hold(*n));
-        self.tables.groups.set(i, &members, e.mtu, &self.epochs);
         let was = self.groups.put(i, Some(e.clone()));
         self.release_members(was);
         Ok(())
@@ -453,6 +475,7 @@ impl SimChip {
     fn remove_group(&mut self, id: GroupId) {
         let Some(i) = self.groups.present(&id) else { return };
         self.tables.groups.clear(i);
+        self.buckets.remove(i, &self.epochs);
         let was = self.groups.put(i, None);
         self.release_members(was);
         self.sweep_group(i);
@@ -607,7 +630,7 @@ impl Backend for SimChip {
     fn apply(&mut self, op: &Op) -> Result<(), Reason> {
         match op {
             Op::Set(r) => match r {
-                Record::Port(..) => Err(Reason::ReadOnly(TableId::Port)),
+                Record::Port(..) | Record::Bucket(..) => Err(Reason::ReadOnly(r.table())),
                 Record::Switch(Global, e) => self.set_switch(Some(e.clone())),
                 Record::Rif(k, e) => self.set_rif(*k, e),
                 Record::Neigh4(k, e) => self.set_neigh(*k, e),
@@ -619,7 +642,7 @@ impl Backend for SimChip {
             },
             Op::Remove(k) => {
                 match *k {
-                    AnyKey::Port(_) => return Err(Reason::ReadOnly(TableId::Port)),
+                    AnyKey::Port(_) | AnyKey::Bucket(_) => return Err(Reason::ReadOnly(k.table())),
                     AnyKey::Switch(Global) => self.set_switch(None)?,
                     AnyKey::Rif(k) => self.remove_rif(k),
                     AnyKey::Neigh4(k) => self.remove_neigh(k),
@@ -655,6 +678,14 @@ impl Backend for SimChip {
             TableId::Neigh6 => self.neigh6.page(cursor, max, |k, _, e| out.push(Record::Neigh6(k, e.clone()))),
             TableId::NextHop => self.nexthops.page(cursor, max, |k, _, e| out.push(Record::NextHop(k, e.clone()))),
             TableId::Group => self.groups.page(cursor, max, |k, _, e| out.push(Record::Group(k, e.clone()))),
+            TableId::Bucket => {
+                self.buckets.page(cursor, max, |g, index, next, idle| {
+                    let (group, nexthop) = (self.groups.key(g), self.nexthops.key(next));
+                    out.extend(group.zip(nexthop).map(|(group, nexthop)| {
+                        Record::Bucket(BucketKey { group, index }, BucketEntry { nexthop, idle })
+                    }));
+                })
+            }
             TableId::Route4 => self.routes4.page(cursor, max, |k, l| {
                 out.extend(self.fwd(l.hop()).map(|f| Record::Route4(self.outer(k), f)));
             }),
@@ -691,7 +722,8 @@ impl Backend for SimChip {
         }
     }
 
-    fn poll(&mut self, _: Nanos, events: &mut Vec<Event>) {
+    fn poll(&mut self, now: Nanos, events: &mut Vec<Event>) {
+        self.buckets.poll(now, &self.tables.groups);
         events.append(&mut self.events);
     }
 
@@ -710,6 +742,7 @@ impl Backend for SimChip {
             TableId::Group => self.groups.used(),
             TableId::Route4 => self.routes4.used(),
             TableId::Route6 => self.routes6.used(),
+            TableId::Bucket => self.buckets.used(),
         };
         TableId::ALL
             .iter()

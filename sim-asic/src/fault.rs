@@ -64,7 +64,7 @@ fn is_trap(r: &Record) -> bool {
         Record::Group(_, g) => g.members.is_empty(),
         Record::Route4(_, f) => matches!(f, Fwd::Trap(_)),
         Record::Route6(_, f) => matches!(f, Fwd::Trap(_)),
-        Record::Port(..) | Record::Switch(..) | Record::Neigh4(..) | Record::Neigh6(..) => false,
+        Record::Port(..) | Record::Switch(..) | Record::Neigh4(..) | Record::Neigh6(..) | Record::Bucket(..) => false,
     }
 }
 
@@ -183,6 +183,7 @@ mod tests {
             nexthops: 6,
             groups: 6,
             group_members: 8,
+            buckets: 0,
             routes4: 20,
             routes6: 20,
             vrfs: 1,

@@ -234,7 +234,7 @@ impl Server {
                 // A group may be long: keep the answer below the longest frame.
                 let max = match table {
                     TableId::Group => {
-                        (FRAME_MAX / (16 + 10 * self.chip.profile().group_members as usize)).clamp(1, BATCH)
+                        (FRAME_MAX / (48 + 10 * self.chip.profile().group_members as usize)).clamp(1, BATCH)
                     }
                     _ => BATCH,
                 };

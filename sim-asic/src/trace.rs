@@ -21,6 +21,7 @@ pub(crate) enum Raw {
     Destination(Leaf),
     Source(Leaf, Urpf),
     Member { hash: u32, member: u32, of: u32 },
+    Bucket { hash: u32, bucket: u32, of: u32 },
     NextHop(u32),
     Adjacency { rif: u32, mac: Option<[u8; 6]> },
     Forward(PortId),
@@ -90,6 +91,15 @@ pub enum Step {
         /// How many the group has.
         of: u32,
     },
+    /// The choice of a bucket by hash.
+    Bucket {
+        /// Of the packet.
+        hash: u32,
+        /// The bucket that it is in, from 0.
+        bucket: u32,
+        /// How many the group has.
+        of: u32,
+    },
     /// The next hop taken.
     NextHop {
         /// Which.
@@ -131,6 +141,7 @@ impl SimChip {
             Raw::Destination(l) => Step::Destination { route: route(l) },
             Raw::Source(l, check) => Step::Source { route: route(l), check },
             Raw::Member { hash, member, of } => Step::Member { hash, member, of },
+            Raw::Bucket { hash, bucket, of } => Step::Bucket { hash, bucket, of },
             Raw::NextHop(i) => Step::NextHop { id: self.nexthop_id(i) },
             Raw::Adjacency { rif, mac } => Step::Adjacency { rif: self.rif_id(rif), mac: mac.map(Mac) },
             Raw::Forward(port) => Step::Forward { port },

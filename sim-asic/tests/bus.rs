@@ -25,6 +25,7 @@ fn chip() -> SimChip {
         nexthops: 16,
         groups: 8,
         group_members: 8,
+        buckets: 0,
         routes4: 64,
         routes6: 64,
         vrfs: 2,

@@ -36,6 +36,7 @@ fn chip() -> SimChip {
         nexthops: 16,
         groups: 16,
         group_members: 8,
+        buckets: 0,
         routes4: 64,
         routes6: 64,
         vrfs: 1,
@@ -126,8 +127,14 @@ fn change(c: &mut SimChip, g: u32) {
         let member = |p: u32| Member { nexthop: NextHopId(base + 1 + (p + g) % (PORTS - 1)), weight: 1 };
         // One member, or several: the two forms of a group take turns.
         let members = (0..1 + g % 3).map(member).collect();
-        set(c, Record::Group(GroupId(base), GroupEntry { members, mtu: 0 }));
-        set(c, Record::Group(GroupId(base + 1), GroupEntry { members: [member(1)].into_iter().collect(), mtu: 0 }));
+        set(c, Record::Group(GroupId(base), GroupEntry { members, ..GroupEntry::default() }));
+        set(
+            c,
+            Record::Group(
+                GroupId(base + 1),
+                GroupEntry { members: [member(1)].into_iter().collect(), ..GroupEntry::default() },
+            ),
+        );
     }
     let vrf = VrfId(0);
     if g == 1 {

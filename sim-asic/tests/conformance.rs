@@ -31,6 +31,7 @@ fn profile(n: u32) -> Profile {
         nexthops: n,
         groups: n + 2,
         group_members: 8,
+        buckets: 10 * n,
         routes4: 3 * n,
         routes6: 2 * n,
         vrfs: 1,

@@ -89,6 +89,7 @@ fn http_over_the_socket() -> Result<()> {
         ("/v1/routes?max=2", 200, "\"next\":"),
         ("/v1/counters", 200, "\"ports\""),
         ("/v1/resources", 200, "\"route4\""),
+        ("/v1/buckets", 200, "\"items\""),
         ("/v1/tables/rif", 200, "\"items\""),
         ("/v1/settle?timeout=20", 200, "true"),
         ("/v1/check", 200, "\"equal\":true"),

@@ -33,6 +33,7 @@ fn profile() -> Profile {
         nexthops: 4096,
         groups: 4096,
         group_members: 64,
+        buckets: 0,
         routes4: 1 << 21,
         routes6: 1 << 21,
         vrfs: 1,

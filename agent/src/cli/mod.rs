@@ -50,7 +50,7 @@ enum Verb {
     Neigh(Show),
     /// The kernel's next-hop objects, and which of them are in the chip
     #[command(alias = "nh")]
-    Nexthop(Show),
+    Nexthop(nexthop::Options),
     /// The kernel's routes, and what became of each: offloaded, or punted and why
     #[command(alias = "r")]
     Route(route::Options),
@@ -191,7 +191,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Verb::Status => status::run(&cx),
         Verb::Link(_) => link::run(&cx),
         Verb::Neigh(_) => neigh::run(&cx),
-        Verb::Nexthop(_) => nexthop::run(&cx),
+        Verb::Nexthop(o) => nexthop::run(&cx, &o),
         Verb::Route(o) => route::run(&cx, &o),
         Verb::Counters => counters::run(&cx),
         Verb::Resources => resources::run(&cx),
@@ -222,6 +222,9 @@ mod tests {
             &["virga", "route", "show", "--vrf", "red"],
             &["virga", "route", "--vrf", "red"],
             &["virga", "link"],
+            &["virga", "nexthop"],
+            &["virga", "nh", "bucket"],
+            &["virga", "nexthop", "bucket", "show", "id", "10"],
             &["virga", "table", "show", "route4"],
             &["virga", "settle", "--timeout", "2.5"],
             &["virga", "lab", "--ports", "2", "--", "ip", "-j", "link"],

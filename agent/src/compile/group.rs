@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 
-use hal::{DropReason, NextHopEntry, RifId, TrapClass};
+use hal::{DropReason, NextHopEntry, Resilient, RifId, TrapClass};
 use smallvec::{SmallVec, smallvec};
 
 use super::{Facts, Why};
@@ -37,12 +37,15 @@ pub struct GroupSpec {
     /// MTU in bytes of the routes that lead there, 0 for none. Longer packets are the kernel's: it fragments, answers, or lets
     /// pass where the route allows more than the interface.
     pub mtu: u16,
+    /// Its buckets, if it is resilient.
+    pub resilient: Option<Resilient>,
 }
 
 impl GroupSpec {
     fn trap(why: Why) -> Self {
         let member = MemberSpec { object: None, to: NextHopEntry::Trap(TrapClass::Punt), weight: 1 };
-        GroupSpec { members: smallvec![member], why: Some(why), gateways: SmallVec::new(), looks: false, mtu: 0 }
+        let gateways = SmallVec::new();
+        GroupSpec { members: smallvec![member], why: Some(why), gateways, looks: false, mtu: 0, resilient: None }
     }
     /// Whether no member of it forwards or drops.
     pub fn all_trap(&self) -> bool {
@@ -94,7 +97,9 @@ pub fn object(f: &Facts<'_>, id: u32) -> Result<NextHopEntry, Why> {
         None => Err(Why::NextHopObject(id)),
         Some(ObjectTo::Hop(h)) => hop(f, h),
         Some(ObjectTo::Blackhole) => Ok(NextHopEntry::Drop(DropReason::Blackhole)),
-        Some(ObjectTo::Group(_) | ObjectTo::Other(_) | ObjectTo::Unknown) => Err(Why::UnknownObject(id)),
+        Some(ObjectTo::Group(_) | ObjectTo::Resilient(..) | ObjectTo::Other(_) | ObjectTo::Unknown) => {
+            Err(Why::UnknownObject(id))
+        }
     }
 }
 
@@ -132,15 +137,30 @@ enum Looks {
 
 /// What the group of that set should hold.
 pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
+    let objects =
+        |members: &[(u32, u16)]| members.iter().map(|(id, weight)| Candidate::object(f, *id, *weight)).collect();
+    let mut resilient = None;
     let (all, looks): (SmallVec<[Candidate<'_>; 2]>, Looks) = match f.mirror.nhset(nh) {
         // Its routes are gone in the kernel, whatever has that number now; they are being swept.
         NhSet::Object(_) if f.mirror.nhset_dead(nh) => return GroupSpec::trap(Why::NoMember),
         NhSet::Object(id) => match f.mirror.object(*id).map(|o| &o.to) {
-            Some(ObjectTo::Other(_)) => return GroupSpec::trap(Why::Resilient(*id)),
+            Some(ObjectTo::Other(_)) => return GroupSpec::trap(Why::UnknownObject(*id)),
+            // The kernel does not look at their neighbours (`nexthop_select_path_res`).
+            Some(ObjectTo::Resilient(members, b)) => {
+                let max = f.profile.buckets;
+                if u32::from(b.count) > max {
+                    return GroupSpec::trap(if max == 0 { Why::Resilient(*id) } else { Why::TooManyBuckets(max) });
+                }
+                let ms = |hundredths: u32| u64::from(hundredths) * 10;
+                let label = u64::from(*id) | u64::from(f.mirror.nhset_is_v6(nh)) << 32;
+                let (idle, unbalanced) = (ms(b.idle), ms(b.unbalanced));
+                resilient = Some(Resilient { buckets: b.count, idle, unbalanced, label });
+                (objects(members), Looks::No)
+            }
             Some(ObjectTo::Group(members)) => {
                 let wraps = f.polled.is_some_and(|p| p.groups_wrap());
                 let looks = if wraps { Looks::Wrapping } else { Looks::Ahead };
-                (members.iter().map(|(id, weight)| Candidate::object(f, *id, *weight)).collect(), looks)
+                (objects(members), looks)
             }
             _ => (smallvec![Candidate::object(f, *id, 1)], Looks::No),
         },
@@ -159,6 +179,7 @@ pub fn group(f: &Facts<'_>, nh: NhRef) -> GroupSpec {
         gateways: usable.filter_map(|h| Some((h.ifindex, h.via?))).collect(),
         looks: looks != Looks::No && all.len() > 1,
         mtu,
+        resilient,
     };
     let chosen = if spec.looks { choose(f, &all, looks) } else { all.iter().map(|c| c.weight).collect() };
     let divisor = chosen.iter().fold(0, |g, w| gcd(g, *w)).max(1);

@@ -177,8 +177,10 @@ pub enum Why {
     NextHopObject(u32),
     /// It is of a kind, or has an attribute, that is not known here.
     UnknownObject(u32),
-    /// It is a group whose flows the kernel moves by their activity.
+    /// It is a resilient group, and the chip has none.
     Resilient(u32),
+    /// More buckets than the chip's resilient groups have together.
+    TooManyBuckets(u32),
     /// `RTA_ENCAP`
     Encap,
     /// The gateway is reached by a route of host scope, or was when the route may have been made.
@@ -279,7 +281,8 @@ impl fmt::Display for Why {
             Why::NotPort(i) => write!(f, "leaves by device {i}, which is not a front-panel port"),
             Why::NextHopObject(id) => write!(f, "uses next-hop object {id}, which the kernel has not announced"),
             Why::UnknownObject(id) => write!(f, "uses next-hop object {id}, of which not all is known here"),
-            Why::Resilient(id) => write!(f, "uses resilient group {id}, not offloaded yet"),
+            Why::Resilient(id) => write!(f, "uses resilient group {id}, and the chip has no such groups"),
+            Why::TooManyBuckets(max) => write!(f, "its group has more buckets than the {max} of the chip's groups together"),
             Why::Encap => f.write_str("encapsulates, not offloaded yet"),
             Why::HostScope(gw) => write!(
                 f,

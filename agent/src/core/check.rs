@@ -466,6 +466,11 @@ impl Core {
                     c.differs(|| format!("{key}: the chip's record is not the one that it reported"));
                     c.lacking = true;
                 }
+            } else if let Record::Bucket(k, e) = &r {
+                // Placed: it may lead to any member, but to no one else.
+                if !self.program.bucket_fits(*k, e) {
+                    c.differs(|| format!("{key}: the chip has it lead to next hop {}, which is no member", e.nexthop));
+                }
             } else if self.program.acked(key).as_ref() != Some(&r) {
                 c.differs(|| format!("{key}: the chip holds {r:?}, it was given {:?}", self.program.acked(key)));
                 if c.wrong.len() <= REPAIRS {
@@ -482,8 +487,12 @@ impl Core {
             c.differs(|| "table port: the chip does not name every port that it reported".into());
             c.lacking = true;
         }
-        if t != TableId::Port && seen < self.program.used(t) {
-            c.differs(|| format!("table {t}: the chip holds {seen} entries of {}", self.program.used(t)));
+        let used = self.program.used(t);
+        if t == TableId::Bucket && seen != used {
+            c.differs(|| format!("table {t}: the chip holds {seen} entries, its groups have {used}"));
+        }
+        if t != TableId::Port && t != TableId::Bucket && seen < used {
+            c.differs(|| format!("table {t}: the chip holds {seen} entries of {used}"));
             c.lacking = true;
         }
         match TableId::ALL.get(table + 1) {

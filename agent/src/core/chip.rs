@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hal::{Event, FromChip, Hello, PortEntry, Record, TableId, ToChip};
+use hal::{Event, FromChip, Hello, Kind, PortEntry, Record, TableId, ToChip};
 use serde_json::{Value, json};
 
 use super::{Core, no_profile};
@@ -149,6 +149,10 @@ impl Core {
 
     fn read_table(&mut self, table: usize, cursor: u64) {
         let id = self.id();
+        // What the chip alone knows is not to be brought to anything.
+        let ours = |t: &TableId| t.kind() != Kind::Learned || *t == TableId::Port;
+        let skipped = TableId::ALL.iter().skip(table).take_while(|t| !ours(t)).count();
+        let table = table + skipped;
         match TableId::ALL.get(table) {
             Some(t) => {
                 self.chip.state = State::Reading { table, id };
@@ -186,8 +190,12 @@ impl Core {
             return;
         }
         match self.chip.asks.remove(&id) {
-            Some(Ask::Operator(operator, _)) => {
-                let rows: Vec<Value> = records.iter().map(record).collect();
+            Some(Ask::Operator(operator, request)) => {
+                let row = |r: &Record| match (&request, r) {
+                    (Request::Buckets { .. }, Record::Bucket(k, e)) => super::show::nexthop::bucket(self, *k, *e),
+                    _ => Some(record(r)),
+                };
+                let rows: Vec<Value> = records.iter().filter_map(row).collect();
                 let json = Value::Array(rows).to_string();
                 self.out.push_back(Output::Reply { id: operator, reply: Reply::Page { json, next } });
             }
@@ -228,6 +236,7 @@ impl Core {
                 Some(table) => ToChip::Dump { id, table, cursor: *cursor },
                 None => return self.reply_error(operator, format!("the chip has no table {name:?}")),
             },
+            Request::Buckets { cursor } => ToChip::Dump { id, table: TableId::Bucket, cursor: *cursor },
             _ => ToChip::Stats { id },
         };
         self.chip.asks.insert(id, Ask::Operator(operator, request));
@@ -259,5 +268,6 @@ fn record(r: &Record) -> Value {
         Record::Group(k, e) => json!({"key": k, "entry": e}),
         Record::Route4(k, e) => json!({"key": k, "entry": e}),
         Record::Route6(k, e) => json!({"key": k, "entry": e}),
+        Record::Bucket(k, e) => json!({"key": k, "entry": e}),
     }
 }

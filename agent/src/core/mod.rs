@@ -121,6 +121,7 @@ fn no_profile() -> Profile {
         nexthops: 0,
         groups: 0,
         group_members: 0,
+        buckets: 0,
         routes4: 0,
         routes6: 0,
         vrfs: 0,
@@ -534,7 +535,9 @@ impl Core {
                 let (page, next) = show::routes(self, cursor, max as usize);
                 self.out.push_back(Output::Reply { id, reply: Reply::Page { json: page.to_string(), next } });
             }
-            Request::Counters | Request::Resources | Request::Table { .. } => self.ask_chip(id, request),
+            Request::Counters | Request::Resources | Request::Buckets { .. } | Request::Table { .. } => {
+                self.ask_chip(id, request)
+            }
             Request::Settle => self.settle(id),
             Request::Check => self.check_asked(id),
             Request::Cancel { id } => self.cancel(id),
@@ -572,7 +575,7 @@ impl Core {
     /// The prefix of a route's key, to have it compiled again.
     fn touch_key(&mut self, key: AnyKey) {
         match key {
-            AnyKey::Port(_) => {}
+            AnyKey::Port(_) | AnyKey::Bucket(_) => {}
             AnyKey::Switch(k) => self.program.switch.touch(k),
             AnyKey::Rif(k) => self.program.rif.touch(k),
             AnyKey::Neigh4(k) => self.program.neigh4.touch(k),

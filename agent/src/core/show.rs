@@ -1,6 +1,6 @@
 //! Answers to operators, as JSON; names follow `ip -j` where the same thing has one there. Changes nothing.
 
-mod nexthop;
+pub(super) mod nexthop;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -523,7 +523,7 @@ fn route(core: &Core, v4: bool, dst: String, table: u32, a: &Alias, why: Option<
             let to = |id: u32| core.mirror.object(id).map(|o| &o.to);
             match to(*id) {
                 Some(ObjectTo::Hop(h)) => hop(core, v4, h, &mut o),
-                Some(ObjectTo::Group(m) | ObjectTo::Other(m)) => {
+                Some(ObjectTo::Group(m) | ObjectTo::Resilient(m, _) | ObjectTo::Other(m)) => {
                     let member = |(id, weight): &(u32, u16)| match to(*id) {
                         Some(ObjectTo::Hop(h)) => Some(each(&Hop { weight: *weight, ..*h })),
                         _ => None,

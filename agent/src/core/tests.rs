@@ -230,6 +230,7 @@ fn profile() -> Profile {
         nexthops: 64,
         groups: 64,
         group_members: 8,
+        buckets: 0,
         routes4: 1024,
         routes6: 1024,
         vrfs: 1,

@@ -85,6 +85,7 @@ pub fn router(asker: Asker) -> Router {
         .route("/v1/links", simple(Request::Links))
         .route("/v1/neighs", simple(Request::Neighs))
         .route("/v1/nexthops", simple(Request::NextHops))
+        .route("/v1/buckets", get(buckets))
         .route("/v1/counters", simple(Request::Counters))
         .route("/v1/resources", simple(Request::Resources))
         .route("/v1/check", simple(Request::Check))
@@ -98,7 +99,7 @@ pub fn router(asker: Asker) -> Router {
             error(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "no such resource: {}; there are /v1/status, links, neighs, nexthops, routes, counters, resources, tables/NAME, check and settle",
+                    "no such resource: {}; there are /v1/status, links, neighs, nexthops, buckets, routes, counters, resources, tables/NAME, check and settle",
                     uri.path()
                 ),
             )
@@ -127,6 +128,11 @@ async fn routes(State(a): State<Asker>, q: Result<Query<PageQuery>, QueryRejecti
 #[serde(deny_unknown_fields)]
 struct CursorQuery {
     cursor: Option<u64>,
+}
+
+async fn buckets(State(a): State<Asker>, q: Result<Query<CursorQuery>, QueryRejection>) -> Response {
+    let Ok(Query(q)) = q else { return error(StatusCode::BAD_REQUEST, "it takes cursor=N") };
+    answer(&a, Request::Buckets { cursor: q.cursor.unwrap_or(0) }).await
 }
 
 async fn table(

@@ -306,6 +306,8 @@ impl Mirror {
                 }
                 Ok(())
             }
+            // Where the kernel's own buckets lead: the chip has its own.
+            rtm::NEWNEXTHOPBUCKET | rtm::DELNEXTHOPBUCKET => self.ignore(),
             nlm::NOOP | nlm::ERROR | nlm::DONE => Ok(()),
             kind => {
                 unknown.add(Unknown::new(Of::Message, kind));

@@ -35,10 +35,11 @@ impl Objects {
     pub fn blackhole(&self, id: u32) -> bool {
         match self.get(id).map(|o| &o.to) {
             Some(ObjectTo::Blackhole) => true,
-            Some(ObjectTo::Group(m) | ObjectTo::Other(m)) => {
-                matches!(&m[..], [(only, _)] if self.get(*only).is_some_and(|o| o.to == ObjectTo::Blackhole))
+            Some(_) => {
+                let members = self.get(id).map_or(&[][..], Object::members);
+                matches!(members, [(only, _)] if self.get(*only).is_some_and(|o| o.to == ObjectTo::Blackhole))
             }
-            _ => false,
+            None => false,
         }
     }
     pub fn iter(&self) -> impl Iterator<Item = &Object> {
@@ -106,7 +107,7 @@ impl Objects {
             self.take(id);
             for g in self.groups(id).collect::<Vec<_>>() {
                 let Some(mut o) = self.all.get(&g).cloned() else { continue };
-                if let ObjectTo::Group(m) | ObjectTo::Other(m) = &mut o.to {
+                if let ObjectTo::Group(m) | ObjectTo::Resilient(m, _) | ObjectTo::Other(m) = &mut o.to {
                     m.retain(|(member, _)| *member != id);
                     if m.is_empty() {
                         gone.push(g);

@@ -215,17 +215,30 @@ pub enum ObjectTo {
     Blackhole,
     /// A group whose members, by id and with weights, are chosen by a hash (`NEXTHOP_GRP_TYPE_MPATH`).
     Group(SmallVec<[(u32, u16); 4]>),
-    /// A group of another type: resilient.
+    /// A group whose members have buckets (`NEXTHOP_GRP_TYPE_RES`).
+    Resilient(SmallVec<[(u32, u16); 4]>, Buckets),
+    /// A group of another type.
     Other(SmallVec<[(u32, u16); 4]>),
     /// Something that is not known here.
     Unknown,
+}
+
+/// What a resilient group has besides its members (`NHA_RES_GROUP`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Buckets {
+    /// How many.
+    pub count: u16,
+    /// Hundredths of a second after which one counts as idle.
+    pub idle: u32,
+    /// Hundredths of a second after which one moves though it is not; 0: never.
+    pub unbalanced: u32,
 }
 
 impl Object {
     /// Members of a group; none of what is no group.
     pub fn members(&self) -> &[(u32, u16)] {
         match &self.to {
-            ObjectTo::Group(m) | ObjectTo::Other(m) => m,
+            ObjectTo::Group(m) | ObjectTo::Resilient(m, _) | ObjectTo::Other(m) => m,
             _ => &[],
         }
     }

@@ -38,6 +38,8 @@ pub mod rtm {
     pub const NEWNEXTHOP: u16 = 104;
     pub const DELNEXTHOP: u16 = 105;
     pub const GETNEXTHOP: u16 = 106;
+    pub const NEWNEXTHOPBUCKET: u16 = 116;
+    pub const DELNEXTHOPBUCKET: u16 = 117;
 }
 
 /// Control messages and flags (`linux/netlink.h`).

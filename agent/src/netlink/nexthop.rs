@@ -5,12 +5,14 @@ use smallvec::SmallVec;
 use super::attr::{Attrs, Malformed, u32_at};
 use super::object::ip;
 use super::{Of, Unknown, Unknowns};
-use crate::mirror::{Hop, Object, ObjectTo};
+use crate::mirror::{Buckets, Hop, Object, ObjectTo};
 
 /// `RTNH_F_ONLINK` (`linux/rtnetlink.h`).
 const RTNH_F_ONLINK: u32 = 4;
 /// `NEXTHOP_GRP_TYPE_MPATH` (`linux/nexthop.h`).
 const MPATH: u16 = 0;
+/// `NEXTHOP_GRP_TYPE_RES`.
+const RES: u16 = 1;
 
 /// `NHA_*` (`linux/nexthop.h`).
 mod nha {
@@ -23,6 +25,13 @@ mod nha {
     pub const ENCAP_TYPE: u16 = 7;
     pub const ENCAP: u16 = 8;
     pub const RES_GROUP: u16 = 12;
+    /// `NHA_RES_GROUP_*`; how long it has been unbalanced, and padding, are no one's settings.
+    pub mod res {
+        pub const BUCKETS: u16 = 1;
+        pub const IDLE_TIMER: u16 = 2;
+        pub const UNBALANCED_TIMER: u16 = 3;
+        pub const NO_SETTING: [u16; 2] = [0, 4];
+    }
     /// Statistics, and what switches them: none of it chooses a member.
     pub const STATS: core::ops::RangeInclusive<u16> = 14..=17;
 }
@@ -38,6 +47,7 @@ pub fn nexthop(body: &[u8], unknown: &mut Unknowns) -> Result<Object, Malformed>
     let onlink = u32_at(head, 4).is_some_and(|f| f & RTNH_F_ONLINK != 0);
     let mut hop = Hop { ifindex: 0, via: None, weight: 1, onlink, encap: false, dead: false };
     let (mut members, mut kind, mut blackhole, mut odd) = (SmallVec::new(), MPATH, false, false);
+    let mut buckets = None;
     for a in attrs {
         let a = a?;
         match a.kind {
@@ -50,7 +60,22 @@ pub fn nexthop(body: &[u8], unknown: &mut Unknowns) -> Result<Object, Malformed>
             nha::OIF => hop.ifindex = a.u32()?,
             nha::GATEWAY => hop.via = Some(ip(family, a.data)?),
             nha::ENCAP_TYPE | nha::ENCAP => hop.encap = true,
-            nha::RES_GROUP => {}
+            nha::RES_GROUP => {
+                let b: &mut Buckets = buckets.insert(Buckets::default());
+                for a in a.nested() {
+                    let a = a?;
+                    match a.kind {
+                        nha::res::BUCKETS => b.count = a.u16()?,
+                        nha::res::IDLE_TIMER => b.idle = a.u32()?,
+                        nha::res::UNBALANCED_TIMER => b.unbalanced = a.u32()?,
+                        k if nha::res::NO_SETTING.contains(&k) => {}
+                        _ => {
+                            unknown.add(Unknown::new(Of::NextHop, nha::RES_GROUP));
+                            odd = true;
+                        }
+                    }
+                }
+            }
             n if nha::STATS.contains(&n) => {}
             // NHA_FDB, bridges' and tunnels' own, or not known here.
             k => {
@@ -67,6 +92,10 @@ pub fn nexthop(body: &[u8], unknown: &mut Unknowns) -> Result<Object, Malformed>
     o.to = match (odd, members.is_empty(), kind) {
         (true, ..) => ObjectTo::Unknown,
         (_, false, MPATH) => ObjectTo::Group(members),
+        (_, false, RES) => match buckets {
+            Some(b) if b.count > 0 => ObjectTo::Resilient(members, b),
+            _ => ObjectTo::Unknown,
+        },
         (_, false, _) => ObjectTo::Other(members),
         _ if blackhole => ObjectTo::Blackhole,
         _ if hop.ifindex != 0 => ObjectTo::Hop(hop),
@@ -109,8 +138,26 @@ mod tests {
         let grp = [1u32.to_ne_bytes(), [0, 0, 0, 0], 2u32.to_ne_bytes(), [9, 1, 0, 0]].concat();
         let o = decode(0, |b| b.u32(1, 9).attr(2, &grp)).unwrap();
         assert_eq!(o.to, ObjectTo::Group(SmallVec::from_slice(&[(1, 1), (2, 266)])));
-        let o = decode(0, |b| b.u32(1, 9).attr(2, &grp).attr(3, &1u16.to_ne_bytes())).unwrap();
-        assert!(matches!(o.to, ObjectTo::Other(_)), "a resilient group");
+        let o = decode(0, |b| b.u32(1, 9).attr(2, &grp).attr(3, &7u16.to_ne_bytes())).unwrap();
+        assert!(matches!(o.to, ObjectTo::Other(_)), "a group of another type");
+        let attr = |kind: u16, data: &[u8]| {
+            let mut a = [&(4 + data.len() as u16).to_ne_bytes()[..], &kind.to_ne_bytes(), data].concat();
+            a.resize(a.len().next_multiple_of(4), 0);
+            a
+        };
+        let resilient = |more: &[Vec<u8>]| {
+            let own = [attr(1, &8u16.to_ne_bytes()), attr(2, &12000u32.to_ne_bytes()), attr(4, &[3; 8])];
+            let res = [&own[..], more].concat().concat();
+            decode(0, |b| b.u32(1, 9).attr(2, &grp).attr(3, &1u16.to_ne_bytes()).attr(12, &res)).unwrap().to
+        };
+        let members = SmallVec::from_slice(&[(1, 1), (2, 266)]);
+        let buckets = Buckets { count: 8, idle: 12000, unbalanced: 0 };
+        assert_eq!(resilient(&[]), ObjectTo::Resilient(members.clone(), buckets));
+        let forced = resilient(&[attr(3, &500u32.to_ne_bytes())]);
+        assert_eq!(forced, ObjectTo::Resilient(members, Buckets { unbalanced: 500, ..buckets }));
+        assert_eq!(resilient(&[attr(5, &[1; 4])]), ObjectTo::Unknown, "a setting that is not known");
+        let bare = decode(0, |b| b.u32(1, 9).attr(2, &grp).attr(3, &1u16.to_ne_bytes())).unwrap().to;
+        assert_eq!(bare, ObjectTo::Unknown, "without its settings");
     }
 
     #[test]

@@ -5,8 +5,8 @@
 use core::fmt::Debug;
 
 use hal::{
-    AnyKey, Fwd, Global, GroupEntry, GroupId, NextHopEntry, NextHopId, Reason, RifId, Table, TableId, TrapClass, V4,
-    V6, table,
+    AnyKey, Fwd, Global, GroupEntry, GroupId, NextHopEntry, NextHopId, Reason, Resilient, RifId, Table, TableId,
+    TrapClass, V4, V6, table,
 };
 use smallvec::SmallVec;
 
@@ -40,12 +40,19 @@ where
     Err(format!("{any}: should be {}, the chip was given {}", words(want), words(acked)))
 }
 
+/// A group's timers, for a sentence.
+fn how(r: Option<Resilient>) -> String {
+    r.map_or_else(String::new, |r| {
+        format!(" by {} buckets with timers of {} and {} ms", r.buckets, r.idle, r.unbalanced)
+    })
+}
+
 impl Program {
     /// Up to `max` keys of one of the smaller tables that the chip was given or refused, behind `after`. Empty for the tables of
     /// ports and routes.
     pub fn small_keys(&self, t: TableId, after: Option<AnyKey>, max: usize) -> Vec<AnyKey> {
         match (t, after) {
-            (TableId::Port | TableId::Route4 | TableId::Route6, _) => Vec::new(),
+            (TableId::Port | TableId::Bucket | TableId::Route4 | TableId::Route6, _) => Vec::new(),
             // It has one, whether the chip was given it or not.
             (TableId::Switch, None) => vec![Global.into()],
             (TableId::Switch, Some(_)) => Vec::new(),
@@ -71,7 +78,7 @@ impl Program {
     /// One sentence: what should be there and what the chip was given.
     pub fn fits(&self, f: &Facts<'_>, key: AnyKey) -> Result<(), String> {
         match key {
-            AnyKey::Port(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => Ok(()),
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => Ok(()),
             AnyKey::Switch(k) => given::<table::Switch>(&self.switch, k, Some(&compile::switch::switch(f)), |_| false),
             AnyKey::Rif(k) => {
                 let want = compile::rif::rif(f, k.0).map(|s| s.entry);
@@ -126,14 +133,14 @@ impl Program {
             e.members.iter().map(content).collect::<Vec<_>>()
         });
         let same = is.as_ref().is_some_and(|is| {
-            acked.is_some_and(|e| e.mtu == spec.mtu)
+            acked.is_some_and(|e| (e.mtu, e.resilient) == (spec.mtu, spec.resilient))
                 && is.len() == want.len()
                 && is.iter().zip(&want).all(|(is, want)| is.as_ref() == Some(want))
         });
         if same {
             return Ok(());
         }
-        Err(format!("{}: should lead to {want:?}, the chip was given {is:?}", AnyKey::from(k)))
+        Err(format!("{}: should lead to {want:?}{}, the chip was given {is:?}", AnyKey::from(k), how(spec.resilient)))
     }
 
     /// Whether what the route refers to was given to the chip.

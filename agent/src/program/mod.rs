@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
-    AnyKey, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason,
-    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
+    AnyKey, BucketEntry, BucketKey, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry, NextHopId,
+    Op, Prefix, Reason, Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};
@@ -145,7 +145,7 @@ fn closed(e: &RifEntry) -> Option<RifEntry> {
 fn named(spec: &GroupSpec, ids: &mut Ids, rif: &Small<table::Rif>) -> GroupEntry {
     let mut member =
         |m: &MemberSpec| Member { nexthop: ids.nexthop(m.object, &placed(m.to.clone(), rif)), weight: m.weight };
-    GroupEntry { members: spec.members.iter().map(&mut member).collect(), mtu: spec.mtu }
+    GroupEntry { members: spec.members.iter().map(&mut member).collect(), mtu: spec.mtu, resilient: spec.resilient }
 }
 
 /// A next hop, or a trap if it is on an interface that found no room.
@@ -190,7 +190,7 @@ impl Program {
     /// they name.
     pub fn load(&mut self, r: Record) {
         match r {
-            Record::Port(..) => {}
+            Record::Port(..) | Record::Bucket(..) => {}
             Record::Switch(k, e) => self.switch.load(k, e),
             Record::Rif(k, e) => {
                 // An open one in a virtual router without routes: what it does is known, too.
@@ -288,7 +288,7 @@ impl Program {
                 let e = if let Some(Record::Route6(_, e)) = found { Some(e) } else { None };
                 self.correct_route(k, e);
             }
-            (AnyKey::Port(_), _) => {}
+            (AnyKey::Port(_) | AnyKey::Bucket(_), _) => {}
         }
     }
 
@@ -608,7 +608,7 @@ impl Program {
     fn done_key(&mut self, now: Nanos, key: AnyKey, why: Option<Reason>) {
         let removed = why.is_none();
         match key {
-            AnyKey::Port(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => {}
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => {}
             AnyKey::Switch(k) => {
                 self.switch.done(now, k, why);
             }
@@ -666,6 +666,7 @@ impl Program {
     fn done_group(&mut self, now: Nanos, k: GroupId, why: Option<Reason>) {
         let stood = self.group.acked(k).is_some();
         let out = self.group.done(now, k, why);
+        let freed = out.replaced.as_ref().map_or(0, buckets) > self.group.acked(k).map_or(0, buckets);
         if let Some(e) = &out.replaced {
             self.ids.release_members(e);
         }
@@ -683,14 +684,20 @@ impl Program {
         if self.group.unplaced(k) {
             self.recompile_routes = true;
         }
-        if stood && self.group.acked(k).is_none() {
+        let gone = stood && self.group.acked(k).is_none();
+        if gone {
             self.ids.touched_groups.insert(k);
-            if self.group.starved() {
-                self.ids.touched_groups.extend(self.group.room(now));
-                self.recompile_routes = true;
-            }
+        }
+        if (gone || freed) && self.group.starved() {
+            self.ids.touched_groups.extend(self.group.room(now));
+            self.recompile_routes = true;
         }
     }
+}
+
+/// How many buckets a group has in the chip.
+fn buckets(e: &GroupEntry) -> usize {
+    e.resilient.filter(|_| !e.members.is_empty()).map_or(0, |r| r.buckets.into())
 }
 
 fn route_op<F: RouteFamily>(vrf: VrfId, s: &Sent<F>) -> Op {
@@ -717,6 +724,7 @@ impl Program {
             TableId::Neigh6 => self.neigh6.len(),
             TableId::NextHop => self.nexthop.len(),
             TableId::Group => self.group.len(),
+            TableId::Bucket => self.group.all().map(|(_, e)| buckets(e)).sum(),
             TableId::Route4 => self.route4.len() + self.vrfs.iter().map(|(_, v)| v.route4.len()).sum::<usize>(),
             TableId::Route6 => self.route6.len() + self.vrfs.iter().map(|(_, v)| v.route6.len()).sum::<usize>(),
         }
@@ -725,7 +733,7 @@ impl Program {
     /// The record that the chip acknowledged under a key.
     pub fn acked(&self, key: AnyKey) -> Option<Record> {
         Some(match key {
-            AnyKey::Port(_) => return None,
+            AnyKey::Port(_) | AnyKey::Bucket(_) => return None,
             AnyKey::Switch(k) => Record::Switch(k, self.switch.acked(k)?.clone()),
             AnyKey::Rif(k) => Record::Rif(k, self.rif.acked(k)?.clone()),
             AnyKey::Neigh4(k) => Record::Neigh4(k, self.neigh4.acked(k)?.clone()),
@@ -735,6 +743,13 @@ impl Program {
             AnyKey::Route4(k) => Record::Route4(k, V4::routes(self, k.vrf)?.acked(k.prefix)?),
             AnyKey::Route6(k) => Record::Route6(k, V6::routes(self, k.vrf)?.acked(k.prefix)?),
         })
+    }
+
+    /// Whether the chip says of a bucket what may be: it is one of a group that was acknowledged, and leads to a member of that.
+    pub fn bucket_fits(&self, k: BucketKey, e: &BucketEntry) -> bool {
+        self.group
+            .acked(k.group)
+            .is_some_and(|g| usize::from(k.index) < buckets(g) && g.members.iter().any(|m| m.nexthop == e.nexthop))
     }
 
     /// The verdict that the prefix should have if there is room for it.

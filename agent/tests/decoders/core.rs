@@ -18,6 +18,7 @@ fn profile() -> Profile {
         nexthops: 16,
         groups: 16,
         group_members: 4,
+        buckets: 0,
         routes4: 32,
         routes6: 32,
         vrfs: 1,

@@ -72,6 +72,12 @@ pub(super) fn resolve(
                     note.note(|| Raw::Member { hash, member: member as u32, of: len });
                     (t.groups.next(at, member), false)
                 }
+                Choice::Buckets { at, len } => {
+                    let Some(hash) = hash::packet(t, h, buf) else { return trap(TrapClass::Hash, note) };
+                    let (bucket, next) = t.groups.bucket(at, len, hash);
+                    note.note(|| Raw::Bucket { hash, bucket, of: len });
+                    (next, false)
+                }
             };
             note.note(|| Raw::NextHop(next));
             let (neighs, slot) = match Next::from_word(t.nexthops.get(next as usize)) {
@@ -152,9 +158,5 @@ pub(super) fn unicast(t: &Tables, group: u32, wanted: impl Fn(u32) -> bool) -> b
         Next::Connected(rif) => wanted(rif),
         Next::Absent | Next::Trap(_) | Next::Drop(_) => false,
     };
-    match t.groups.get(group).0 {
-        Choice::Absent | Choice::Empty => false,
-        Choice::One(next) => through(next),
-        Choice::Several { at, len } => (0..len as usize).any(|i| through(t.groups.next(at, i))),
-    }
+    t.groups.nexts(group).any(through)
 }

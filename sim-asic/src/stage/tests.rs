@@ -10,6 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::*;
 use crate::SimChip;
 
+mod resilient;
 mod tags;
 mod vrfs;
 
@@ -24,6 +25,7 @@ pub(crate) fn profile() -> Profile {
         nexthops: 32,
         groups: 32,
         group_members: 64,
+        buckets: 5000,
         routes4: 1000,
         routes6: 1000,
         vrfs: 2,
@@ -126,7 +128,7 @@ impl Bench {
     }
     fn group(&mut self, id: u32, members: &[(u32, u32)]) {
         let members = members.iter().map(|&(n, weight)| Member { nexthop: NextHopId(n), weight }).collect();
-        self.set(Record::Group(GroupId(id), GroupEntry { members, mtu: 0 }));
+        self.set(Record::Group(GroupId(id), GroupEntry { members, ..GroupEntry::default() }));
     }
     /// Verdict on a frame that came in by port 0; checks that pipeline and trace agree, and that only what is forwarded changes.
     fn run(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
@@ -265,7 +267,7 @@ fn the_mtu_of_a_route() {
         [(70u32, vec![1u32], 600), (71, vec![1, 1], 600), (72, vec![70], 600), (73, vec![1], 9000)]
     {
         let members = nexthops.iter().map(|n| Member { nexthop: NextHopId(*n), weight: 1 }).collect();
-        b.set(Record::Group(GroupId(id), GroupEntry { members, mtu }));
+        b.set(Record::Group(GroupId(id), GroupEntry { members, mtu, resilient: None }));
     }
     for (group, longest) in [(70, 600), (71, 600), (72, 600), (73, 1500)] {
         let dst = if group == 72 { "10.0.1.2" } else { "10.77.0.1" };
@@ -736,6 +738,6 @@ fn tables_change_under_running_pipelines() {
 fn a_group_that_does_not_fit_is_refused() {
     let mut b = Bench::new();
     let members = (0..65).map(|_| Member { nexthop: NextHopId(1), weight: 1 }).collect();
-    let op = Op::Set(Record::Group(GroupId(7), GroupEntry { members, mtu: 0 }));
+    let op = Op::Set(Record::Group(GroupId(7), GroupEntry { members, ..GroupEntry::default() }));
     assert!(matches!(b.chip.apply(&op), Err(Reason::Unsupported(_))));
 }

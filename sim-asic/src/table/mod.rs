@@ -4,6 +4,7 @@
 //! that others refer to has an index here for as long as anything refers to it; its word says whether it is there.
 //! Not here: keys of the contract (the writer keeps them) and packets (`stage`).
 
+pub(crate) mod buckets;
 pub(crate) mod group;
 pub(crate) mod ids;
 pub(crate) mod lpm4;
@@ -244,7 +245,7 @@ impl Tables {
             neigh4: neigh::Neighs::new(p.neigh4.saturating_add(held), seed),
             neigh6: neigh::Neighs::new(p.neigh6.saturating_add(held), seed),
             nexthops: Words32::new(indices(p.nexthops) as usize),
-            groups: group::Groups::new(indices(p.groups), p.group_members),
+            groups: group::Groups::new(indices(p.groups), p.group_members, p.buckets),
             routes4: lpm4::Lpm4::new(p.routes4, p.vrfs),
             routes6: lpm6::Lpm6::new(p.routes6, p.vrfs),
             rules: rules::Rules::default(),

@@ -208,6 +208,7 @@ mod tests {
             nexthops: 8,
             groups: 8,
             group_members: 8,
+            buckets: 0,
             routes4: routes,
             routes6: routes,
             vrfs: 2,

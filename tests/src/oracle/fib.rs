@@ -52,7 +52,7 @@ struct Route {
     len: u8,
     metric: u64,
     hops: Vec<Hop>,
-    /// Whether it stands on a next-hop object.
+    /// Whether it stands on a next-hop object, but for resilient groups, of which the kernel takes members whatever their neighbours.
     object: bool,
     /// `src`
     source: Option<IpAddr>,
@@ -192,7 +192,8 @@ impl Snapshot {
                     len,
                     metric: r["metric"].as_u64().unwrap_or(0),
                     hops,
-                    object: r["nhid"].is_u64(),
+                    object: r["nhid"].is_u64()
+                        && !objects.iter().any(|o| o["id"] == r["nhid"] && o["type"] == "resilient"),
                     source: r["prefsrc"].as_str().and_then(|a| a.parse().ok()),
                 });
             }

@@ -2,6 +2,7 @@
 //!
 //! A case is text like any other scenario, and depends on its seed alone.
 
+mod resilient;
 mod stacked;
 
 use crate::frame::host_mac;
@@ -161,6 +162,8 @@ struct Gen {
     vrfs: bool,
     /// Devices that stand on ports take part.
     stacks: bool,
+    /// Resilient groups take part.
+    resilient: bool,
 }
 
 impl Gen {
@@ -309,6 +312,9 @@ impl Gen {
         }
         if self.stacks && self.r.chance(35) {
             return stacked::command(self);
+        }
+        if self.resilient && self.r.chance(35) {
+            return resilient::command(self);
         }
         let p = self.port();
         let on = self.r.below(2);
@@ -628,7 +634,8 @@ pub fn case(seed: u64) -> Scenario {
     // Where the kernel has none, their commands fail in both worlds.
     let vrfs = r.chance(25);
     let stacks = r.chance(25);
-    let mut g = Gen { r, ports, v6, vrfs, stacks };
+    let resilient = r.chance(20);
+    let mut g = Gen { r, ports, v6, vrfs, stacks, resilient };
     let mut lines = vec![format!("ports {ports}"), "base".to_owned()];
     if vrfs && g.r.chance(70) {
         let all = format!(
@@ -640,6 +647,9 @@ pub fn case(seed: u64) -> Scenario {
     }
     if stacks {
         lines.extend(stacked::begin(&mut g.r).into_iter().map(|c| format!("? {c}")));
+    }
+    if resilient {
+        lines.extend(resilient::begin(&mut g).into_iter().map(|c| format!("? {c}")));
     }
     let steps = 3 + g.r.below(8);
     for _ in 0..steps {

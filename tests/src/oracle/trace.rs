@@ -29,6 +29,7 @@ fn record(table: TableId, r: &Value) -> Result<Record> {
         TableId::Group => Record::Group(part(r, "key")?, part(r, "entry")?),
         TableId::Route4 => Record::Route4(part(r, "key")?, part(r, "entry")?),
         TableId::Route6 => Record::Route6(part(r, "key")?, part(r, "entry")?),
+        TableId::Bucket => Record::Bucket(part(r, "key")?, part(r, "entry")?),
     })
 }
 
@@ -50,6 +51,8 @@ impl Twin {
                 let row = serde_json::from_str(line).with_context(|| format!("table {}: {line}", t.name()))?;
                 match record(t, &row)? {
                     Record::Port(id, e) => chip.set_port(id, *e),
+                    // The twin has its own, as it has another seed.
+                    Record::Bucket(..) => {}
                     r => chip.apply(&Op::Set(r.clone())).with_context(|| format!("{}", r.key()))?,
                 }
             }
@@ -78,6 +81,7 @@ fn show(s: &Step) -> String {
             format!("source matches {route}, check {check:?}")
         }
         Step::Member { hash, member, of } => format!("hash {hash:08x}, member {member} of {of} (with another seed)"),
+        Step::Bucket { hash, bucket, of } => format!("hash {hash:08x}, bucket {bucket} of {of} (with another seed)"),
         Step::NextHop { id } => format!("next hop {}", or(id.map(|i| i.to_string()))),
         Step::Adjacency { rif, mac } => {
             format!("neighbour {} on interface {}", or(mac.map(|m| m.to_string())), or(rif.map(|r| r.to_string())))

@@ -1,11 +1,23 @@
 //! `nexthop show`: the kernel's next-hop objects, and what the chip makes of them.
 
+use hal::{BucketEntry, BucketKey};
 use serde_json::{Map, Value, json};
 
 use super::{Part, ROWS, dev, hop, named, protocol_name, scope_word};
 use crate::compile::{self, Facts, Why};
 use crate::core::Core;
-use crate::mirror::{NhRef, Object, ObjectTo};
+use crate::mirror::{NhRef, NhSet, Object, ObjectTo};
+use crate::program::ids::Ids;
+
+/// A bucket of the chip's as `ip nexthop bucket` shows the kernel's; `None` for one of a group that is about to go.
+pub fn bucket(core: &Core, k: BucketKey, e: BucketEntry) -> Option<Value> {
+    let nh = core.program.ids.set_of(k.group)?;
+    let NhSet::Object(id) = core.mirror.nhset(nh) else { return None };
+    let family = if core.mirror.nhset_is_v6(nh) { "inet6" } else { "inet" };
+    let idle = e.idle as f64 / 1000.0;
+    let to = Ids::object_of(e.nexthop);
+    Some(json!({"id": id, "family": family, "bucket": {"index": k.index, "idle_time": idle, "nhid": to}}))
+}
 
 /// Rows of the objects behind that id, and what comes next.
 pub(super) fn rows(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
@@ -26,8 +38,8 @@ fn users(core: &Core, id: u32) -> (Vec<NhRef>, u64) {
 /// Why hardware does not carry what the object leads to; `None` if it does.
 fn fate(core: &Core, facts: &Facts<'_>, o: &Object, sets: &[NhRef]) -> Option<String> {
     let own = match &o.to {
-        ObjectTo::Group(_) => None,
-        ObjectTo::Other(_) => Some(Why::Resilient(o.id)),
+        ObjectTo::Group(_) | ObjectTo::Resilient(..) => None,
+        ObjectTo::Other(_) => Some(Why::UnknownObject(o.id)),
         _ => compile::group::object(facts, o.id).err(),
     };
     if let Some(why) = own {
@@ -60,14 +72,17 @@ fn row(core: &Core, facts: &Facts<'_>, o: &Object) -> Value {
     match &o.to {
         ObjectTo::Hop(h) => hop(core, false, h, &mut v),
         ObjectTo::Blackhole => drop(v.insert("blackhole".into(), Value::Null)),
-        ObjectTo::Group(m) | ObjectTo::Other(m) => {
+        ObjectTo::Group(m) | ObjectTo::Resilient(m, _) | ObjectTo::Other(m) => {
             let member = |(id, weight): &(u32, u16)| match weight {
                 1 => json!({"id": id}),
                 _ => json!({"id": id, "weight": weight}),
             };
             v.insert("group".into(), m.iter().map(member).collect::<Vec<_>>().into());
-            if matches!(o.to, ObjectTo::Other(_)) {
+            if let ObjectTo::Resilient(_, b) = &o.to {
                 v.insert("type".into(), "resilient".into());
+                let seconds = |n: u32| if n.is_multiple_of(100) { json!(n / 100) } else { json!(f64::from(n) / 100.0) };
+                let args = json!({"buckets": b.count, "idle_timer": seconds(b.idle), "unbalanced_timer": seconds(b.unbalanced)});
+                v.insert("resilient_args".into(), args);
             }
         }
         ObjectTo::Unknown if o.dev != 0 => drop(v.insert("dev".into(), dev(core, o.dev).into())),

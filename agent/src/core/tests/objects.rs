@@ -12,6 +12,19 @@ fn object(kind: u16, id: u32, to: Option<(u32, Ipv4Addr)>) -> Vec<u8> {
 }
 
 fn group(id: u32, members: &[(u32, u16)]) -> Vec<u8> {
+    group_of(id, members).done()
+}
+
+/// A resilient one; the timers in hundredths of a second.
+fn resilient(id: u32, members: &[(u32, u16)], buckets: u16, idle: u32, unbalanced: u32) -> Vec<u8> {
+    let attr = |kind: u16, value: u32, len: u16| {
+        [&(4 + len).to_ne_bytes()[..], &kind.to_ne_bytes(), &value.to_ne_bytes()].concat()
+    };
+    let res = [attr(1, buckets.into(), 2), attr(2, idle, 4), attr(3, unbalanced, 4)].concat();
+    group_of(id, members).attr(3, &1u16.to_ne_bytes()).attr(12, &res).done()
+}
+
+fn group_of(id: u32, members: &[(u32, u16)]) -> Builder {
     let grp: Vec<u8> = members
         .iter()
         .flat_map(|(m, weight)| {
@@ -19,7 +32,7 @@ fn group(id: u32, members: &[(u32, u16)]) -> Vec<u8> {
             [m.to_ne_bytes(), [low, high, 0, 0]].concat()
         })
         .collect();
-    Builder::new(104, 0, &[0, 0, 11, 0, 0, 0, 0, 0]).u32(1, id).attr(2, &grp).done()
+    Builder::new(104, 0, &[0, 0, 11, 0, 0, 0, 0, 0]).u32(1, id).attr(2, &grp)
 }
 
 fn via(id: u32, i: u8) -> Vec<u8> {
@@ -233,6 +246,123 @@ fn a_restart_finds_objects_under_their_names() {
     lab.settle();
     assert_eq!(lab.ops, ops, "the chip held all of it");
     assert_eq!(TableId::ALL.iter().flat_map(|t| lab.table(*t)).collect::<Vec<_>>(), chip);
+}
+
+/// The buckets of all groups: of which group, and where they lead.
+fn buckets(lab: &Lab) -> Vec<(hal::GroupId, hal::NextHopId)> {
+    let of = |r: Record| if let Record::Bucket(k, e) = r { (k.group, e.nexthop) } else { panic!("{r:?}") };
+    lab.table(TableId::Bucket).into_iter().map(of).collect()
+}
+
+/// 100 routes behind one resilient group, 100 behind another with the same members.
+fn with_buckets(profile: Profile, first: u8) -> Lab {
+    let mut lab = Lab::new(profile);
+    lab.hello();
+    lab.settle();
+    for (i, last) in [(11, 2), (12, 2), (13, 2), (13, 3)] {
+        lab.set_neigh(gw(i, last), Some(mac(i)));
+    }
+    for (id, i) in [(1, 11), (2, 12), (3, 13)] {
+        lab.set_object(object(104, id, Some(gw(i, 2))));
+    }
+    for id in [10, 20] {
+        lab.set_object(resilient(id, &[(1, 1), (2, 1)], 8, 12_000, 0));
+    }
+    // One after the other, so that they are named in another order than that in which a restart meets them.
+    for odd in [first, 1 - first] {
+        (0..200).filter(|i| i % 2 == odd).for_each(|i| lab.set_object(via(if odd == 0 { 20 } else { 10 }, i)));
+        lab.settle();
+    }
+    lab
+}
+
+#[test]
+fn buckets_of_a_resilient_group_are_the_chips() {
+    let mut lab = with_buckets(Profile { buckets: 16, ..profile() }, 0);
+    assert_eq!(ways(&lab), [[11, 12].into(), [11, 12].into()]);
+    let e = lab.view().groups.into_values().find_map(|e| e.resilient).unwrap();
+    assert_eq!((e.buckets, e.idle, e.unbalanced), (8, 120_000, 0));
+    // Any change is one write: other timers, other members, one of them elsewhere, a failed neighbour (the adjacency).
+    assert_eq!(writes(&mut lab, |l| l.set_object(resilient(10, &[(1, 1), (2, 1)], 8, 100, 0))), 1);
+    let before = buckets(&lab);
+    assert_eq!(writes(&mut lab, |l| l.set_object(object(104, 1, Some(gw(13, 3))))), 1);
+    assert_eq!(writes(&mut lab, |l| l.set_neigh(gw(12, 2), None)), 1);
+    assert_eq!(ways(&lab), [[13, 12].into(), [13, 12].into()], "a trap slot, never left out");
+    assert_eq!(buckets(&lab), before);
+    // The next hop of the new member is the second one.
+    assert_eq!(writes(&mut lab, |l| l.set_object(resilient(10, &[(1, 1), (3, 1)], 8, 100, 0))), 2);
+    let moved = buckets(&lab).iter().zip(&before).filter(|(a, b)| a != b).count();
+    assert_eq!(moved, 4, "those of the lost member");
+    // What the kernel says of its own buckets is no news.
+    let bucket = Builder::new(116, 0x100, &[0; 8]).u32(1, 10).done();
+    assert_eq!(writes(&mut lab, |l| l.news(bucket)), 0);
+    assert_eq!(lab.ask(Request::Check)["equal"], true);
+    let row = |lab: &mut Lab| lab.ask(Request::NextHops)[3].clone();
+    let shown = row(&mut lab);
+    assert_eq!((&shown["id"], &shown["type"], &shown["offload"]), (&10.into(), &"resilient".into(), &true.into()));
+    assert_eq!(shown["resilient_args"], serde_json::json!({"buckets": 8, "idle_timer": 1, "unbalanced_timer": 0}));
+    let own = lab.ask(Request::Buckets { cursor: 0 })[3].clone();
+    let to = own["bucket"]["nhid"].as_u64().unwrap();
+    assert!([1, 2, 3].contains(&to), "{own}");
+    let want = serde_json::json!({"id": 20, "family": "inet", "bucket": {"index": 3, "idle_time": 0.0, "nhid": to}});
+    assert_eq!(own, want);
+    // It goes, and its buckets go with it.
+    lab.kernel.objects.retain(|o| o[4] == 104 && o[24..28] != 10u32.to_ne_bytes() || o.ends_with(&20u32.to_ne_bytes()));
+    lab.news(Builder::new(105, 0, &[0; 8]).u32(1, 10).done());
+    lab.settle();
+    assert_eq!(buckets(&lab).len(), 8);
+}
+
+#[test]
+fn a_restart_finds_each_group_with_its_own_buckets() {
+    [0, 1].into_iter().for_each(restart_with_buckets);
+}
+
+fn restart_with_buckets(first: u8) {
+    let mut lab = with_buckets(Profile { buckets: 16, ..profile() }, first);
+    // The same content by different ways.
+    lab.set_object(resilient(20, &[(1, 3), (2, 1)], 8, 12_000, 0));
+    lab.settle();
+    lab.set_object(resilient(20, &[(1, 1), (2, 1)], 8, 12_000, 0));
+    lab.settle();
+    let all = |l: &Lab| TableId::ALL.iter().flat_map(|t| l.table(*t)).collect::<Vec<_>>();
+    let (chip, ops) = (all(&lab), lab.ops);
+    let own = buckets(&lab);
+    assert_ne!(own[..8].iter().map(|b| b.1).collect::<Vec<_>>(), own[8..].iter().map(|b| b.1).collect::<Vec<_>>());
+    let cfg = lab.core.cfg;
+    lab.core = Core::new(cfg);
+    lab.journal = None;
+    lab.hello();
+    lab.settle();
+    assert_eq!((lab.ops, all(&lab)), (ops, chip));
+}
+
+#[test]
+fn a_chip_without_room_for_buckets_punts() {
+    for (buckets, why) in [
+        (0, "uses resilient group 10, and the chip has no such groups"),
+        (7, "its group has more buckets than the 7 of the chip's groups together"),
+    ] {
+        let mut lab = with_buckets(Profile { buckets, ..profile() }, 0);
+        assert_eq!(ways(&lab), [[].into(), [].into()]);
+        let v = lab.ask(Request::NextHops);
+        assert_eq!((&v[3]["id"], &v[3]["offload"], &v[3]["why"]), (&10.into(), &false.into(), &why.into()));
+        assert_eq!(lab.ask(Request::Check)["equal"], true);
+    }
+    // Room for one of two: the other is a trap until the first goes.
+    let mut lab = with_buckets(Profile { buckets: 12, ..profile() }, 0);
+    let there = |l: &Lab| ways(l).iter().filter(|w| !w.is_empty()).count();
+    assert_eq!(there(&lab), 1);
+    assert_eq!(lab.ask(Request::Check)["equal"], true);
+    let first = if ways(&lab)[0].is_empty() { 10 } else { 20 };
+    lab.kernel.objects.retain(|o| {
+        let of = if o[4] == 24 { o.ends_with(&u32::to_ne_bytes(first)) } else { o[20..24] == u32::to_ne_bytes(first) };
+        !of
+    });
+    lab.news(Builder::new(105, 0, &[0; 8]).u32(1, first).done());
+    lab.settle();
+    assert_eq!((there(&lab), buckets(&lab).len()), (1, 8));
+    assert_eq!(lab.ask(Request::Check)["equal"], true);
 }
 
 #[test]
