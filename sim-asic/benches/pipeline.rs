@@ -43,7 +43,7 @@ fn chip() -> SimChip {
         nexthops: 4096,
         groups: 4096,
         group_members: 64,
-        buckets: 0,
+        buckets: 1 << 16,
         routes4: 1 << 21,
         routes6: 1 << 19,
         vrfs: 1,
@@ -326,6 +326,13 @@ fn main() {
         let key = RouteKey { vrf: VrfId(0), prefix: "10.8.0.0/16".parse().expect("a prefix") };
         set(&mut c, Record::Route4(key, Fwd::Group(GroupId(GROUPS))));
         forward("ipv4: four members, by hash", &mut pipe, |f| {
+            i = (i + 1) % dsts.len();
+            frame4(f, src, 0x0a08_0000 | i as u32 & 0xffff);
+        });
+        let members = (0..4).map(|g| Member { nexthop: NextHopId(g), weight: 1 }).collect();
+        let r = Resilient { buckets: 4096, idle: 120_000, unbalanced: 0, label: 0 };
+        set(&mut c, Record::Group(GroupId(GROUPS), GroupEntry { members, mtu: 0, resilient: Some(r) }));
+        forward("ipv4: four members, in 4096 buckets", &mut pipe, |f| {
             i = (i + 1) % dsts.len();
             frame4(f, src, 0x0a08_0000 | i as u32 & 0xffff);
         });
