@@ -36,7 +36,7 @@ fn chip() -> SimChip {
         nexthops: 16,
         groups: 16,
         group_members: 8,
-        buckets: 0,
+        buckets: 256,
         routes4: 64,
         routes6: 64,
         vrfs: 1,
@@ -125,9 +125,11 @@ fn change(c: &mut SimChip, g: u32) {
     }
     for base in [0, PORTS] {
         let member = |p: u32| Member { nexthop: NextHopId(base + 1 + (p + g) % (PORTS - 1)), weight: 1 };
-        // One member, or several: the two forms of a group take turns.
+        // One member, or several, by hash or in more or fewer buckets: the forms of a group take turns.
         let members = (0..1 + g % 3).map(member).collect();
-        set(c, Record::Group(GroupId(base), GroupEntry { members, ..GroupEntry::default() }));
+        let r = Resilient { buckets: 1 + (g / 12 % 4 * 9) as u16, idle: 0, unbalanced: 0, label: 0 };
+        let resilient = (!(g / 4).is_multiple_of(3)).then_some(r);
+        set(c, Record::Group(GroupId(base), GroupEntry { members, mtu: 0, resilient }));
         set(
             c,
             Record::Group(
