@@ -137,7 +137,7 @@ impl World {
 
     /// What is closed, and why.
     fn closed(&self, reader: &mut Reader) -> Vec<Finding> {
-        gate(Some(&reader.read(&self.ports)), &self.ports)
+        gate(Some(&reader.read(&self.ports, true)), &self.ports)
     }
 
     /// The gate has to be closed exactly so.
@@ -250,7 +250,7 @@ fn values(w: &World, r: &mut Reader) -> Outcome {
     w.set("ipv4/neigh/swp1/base_reachable_time_ms", "12000")?;
     w.set("ipv6/neigh/swp1/base_reachable_time_ms", "24000")?;
     w.set("ipv6/fib_multipath_hash_policy", "1")?;
-    let p = r.read(&w.ports);
+    let p = r.read(&w.ports, true);
     let got = [p.mtu6("swp1"), p.mtu6("swp2"), p.reachable_ms("swp1", false), p.reachable_ms("swp1", true)];
     let hash = [p.hash_policy(false), p.hash_policy(true)];
     if got != [Some(1300), Some(1500), Some(12000), Some(24000)] || hash != [0, 1] {
@@ -273,7 +273,7 @@ fn without_ipv6(w: &World, r: &mut Reader) -> Outcome {
 }
 
 fn renamed(w: &World, r: &mut Reader) -> Outcome {
-    let before = r.read(&w.ports);
+    let before = r.read(&w.ports, true);
     w.run("ip link set swp2 down")?;
     w.run("ip link set swp2 name front2")?;
     let now = [w.ports[0].clone(), PortRef { ifindex: w.ports[1].ifindex, name: "front2".into() }];
@@ -281,12 +281,12 @@ fn renamed(w: &World, r: &mut Reader) -> Outcome {
     if found.iter().map(|f| f.scope).collect::<Vec<_>>() != [w.link(1)] {
         return Err(format!("renamed: {found:?}").into());
     }
-    let found = gate(Some(&r.read(&now)), &now);
+    let found = gate(Some(&r.read(&now, true)), &now);
     if !found.is_empty() {
         return Err(format!("read by its new name: {found:?}").into());
     }
     w.run("ip link del front2")?;
-    let found = gate(Some(&r.read(&now)), &now);
+    let found = gate(Some(&r.read(&now, true)), &now);
     if !found.iter().any(|f| f.scope == w.link(1)) || found.iter().any(|f| f.scope == Scope::All) {
         return Err(format!("deleted: {found:?}").into());
     }
@@ -531,7 +531,7 @@ fn exceptions(w: &World, r: &mut Reader) -> Outcome {
 
 /// `IFLA_INET_CONF` changes what netconf would announce, and netconf says nothing (nothing in iproute2 does so).
 fn unannounced(w: &World, r: &mut Reader) -> Outcome {
-    let told = r.read(&w.ports).netconf4("swp1").ok_or("not read")?;
+    let told = r.read(&w.ports, true).netconf4("swp1").ok_or("not read")?;
     let attr =
         |kind: u16, value: &[u8]| [&(value.len() as u16 + 4).to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
     // rp_filter (IPV4_DEVCONF_RP_FILTER) = 1, in IFLA_AF_SPEC, AF_INET, IFLA_INET_CONF.
@@ -546,7 +546,7 @@ fn unannounced(w: &World, r: &mut Reader) -> Outcome {
     socket.connect(&netlink_sys::SocketAddr::new(0, 0))?;
     socket.send(&message, 0)?;
     socket.recv_from_full()?;
-    let found = disagree(&r.read(&w.ports), |ifindex| (ifindex == w.ports[0].ifindex).then_some(told));
+    let found = disagree(&r.read(&w.ports, true), |ifindex| (ifindex == w.ports[0].ifindex).then_some(told));
     match found.as_slice() {
         [one] if one.scope == w.link(0) => Ok(()),
         _ => Err(format!("{found:?}").into()),
@@ -564,7 +564,7 @@ fn ordinary_user(_: &World, _: &mut Reader) -> Outcome {
 
 fn user_namespace() -> Outcome {
     in_world(2, |w| {
-        let polled = Reader::new()?.read(&w.ports);
+        let polled = Reader::new()?.read(&w.ports, true);
         let found = gate(Some(&polled), &w.ports);
         if !found.is_empty() {
             return Err(format!("the gate is closed: {found:?}").into());
@@ -585,7 +585,7 @@ fn cost(_: &World, _: &mut Reader) -> Outcome {
             w.expect(&mut r, "nothing set up", &[])?;
             let (start, busy) = (Instant::now(), processor_time()?);
             for _ in 0..ROUNDS {
-                r.read(&w.ports);
+                r.read(&w.ports, true);
             }
             let (elapsed, busy) = (start.elapsed() / ROUNDS, (processor_time()? - busy) / ROUNDS);
             println!("{ports} ports: {elapsed:.2?} a reading, {busy:.2?} of it at work");

@@ -217,6 +217,8 @@ pub enum Why {
     UnderLocal,
     /// In table default.
     TableDefault,
+    /// A blackhole, while table default is there.
+    BehindDefault,
     /// In table local and of a type that belongs elsewhere.
     TableLocal,
     /// To the switch itself.
@@ -308,6 +310,9 @@ impl fmt::Display for Why {
             Why::Undecided => f.write_str("what the kernel holds is being asked again"),
             Why::UnderLocal => {
                 f.write_str("lies under a prefix of table local; which of the two the kernel prefers is not visible")
+            }
+            Why::BehindDefault => {
+                f.write_str("a blackhole: behind it the kernel may look on in table default, which is there")
             }
             Why::TableDefault => f.write_str("in table default, not offloaded yet"),
             Why::TableLocal => f.write_str("of a type that is not offloaded from table local"),

@@ -111,7 +111,7 @@ pub fn route<F: MirrorFamily>(f: &Facts<'_>, vrf: VrfId, p: Prefix<F>) -> Option
         // Not a mere punt: where table local wins, the kernel refuses these addresses as a source, too.
         return Some(trap(TrapClass::ToUs, Why::UnderLocal));
     }
-    Some(no_source(winner::<F>(f, &own), &own))
+    Some(no_source(winner::<F>(f, vrf, &own), &own))
 }
 
 /// Where a punted route may be the switch's own, or leave that to another table, its addresses are none that a host can have: the kernel refuses them as a source.
@@ -125,7 +125,7 @@ fn no_source(d: Decided, routes: &[Alias]) -> Decided {
     }
 }
 
-fn winner<F: MirrorFamily>(f: &Facts<'_>, own: &[Alias]) -> Decided {
+fn winner<F: MirrorFamily>(f: &Facts<'_>, vrf: VrfId, own: &[Alias]) -> Decided {
     if own.iter().any(|a| a.tos != 0) {
         return punt(Why::Tos);
     }
@@ -145,6 +145,10 @@ fn winner<F: MirrorFamily>(f: &Facts<'_>, own: &[Alias]) -> Decided {
     }
     match best.kind {
         rtn::UNICAST => unicast(f, best),
+        // VRFs come with rules, which end at a blackhole.
+        rtn::BLACKHOLE if F::BITS == 32 && vrf == DEFAULT && f.mirror.has_default4() => {
+            trap(TrapClass::Unreachable, Why::BehindDefault)
+        }
         rtn::BLACKHOLE => Decided { verdict: Verdict::Drop(DropReason::Blackhole), why: None },
         rtn::UNREACHABLE | rtn::PROHIBIT => trap(TrapClass::Unreachable, Why::Unreachable),
         rtn::THROW => punt(Why::Throw),

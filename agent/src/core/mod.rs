@@ -304,6 +304,8 @@ impl Core {
             }
         }
         self.vrfs_look |= d.rules || !d.links.is_empty();
+        // Once in a kernel's life.
+        self.program.recompile_routes |= d.default4;
         if d.netconf {
             self.touch_rifs();
         }

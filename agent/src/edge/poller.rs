@@ -35,7 +35,7 @@ pub fn run(asked: &Receiver<Ask>, heard: &AtomicBool, out: &Sender<Msg>, waker: 
             Err(_) => return,
         }
     };
-    let mut reader = None;
+    let (mut reader, mut on_demand) = (None, true);
     loop {
         if reader.is_none() {
             reader = Reader::new().inspect_err(|e| tracing::error!("policy can't be read: {e}")).ok();
@@ -43,7 +43,7 @@ pub fn run(asked: &Receiver<Ask>, heard: &AtomicBool, out: &Sender<Msg>, waker: 
         // What changes from here on asks again.
         heard.store(false, Ordering::SeqCst);
         let polled = Box::new(match &mut reader {
-            Some(r) => r.read(&ports),
+            Some(r) => r.read(&ports, on_demand),
             None => Polled {
                 ports: ports.clone(),
                 findings: vec![Finding::new(Scope::All, "policy can't be read: no socket or descriptor is left")],
@@ -54,11 +54,12 @@ pub fn run(asked: &Receiver<Ask>, heard: &AtomicBool, out: &Sender<Msg>, waker: 
             return;
         }
         waker.wake();
+        on_demand = false;
         match asked.recv_timeout(PERIOD) {
             Ok(first) => {
                 for ask in std::iter::once(first).chain(asked.try_iter()) {
                     if let Ask::Core(n, p) = ask {
-                        (last, ports) = (n, p);
+                        (last, ports, on_demand) = (n, p, true);
                     }
                 }
             }

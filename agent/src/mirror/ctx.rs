@@ -128,6 +128,10 @@ pub struct Ctx {
     pub(super) own_tables: BTreeSet<u32>,
     /// One of them is new.
     pub(super) own_tables_new: bool,
+    /// Table default has, or has had, an IPv4 route.
+    pub(super) default4: bool,
+    /// That is new.
+    pub(super) default4_new: bool,
     pub(super) sets: Sets,
     pub(super) rests: Rests,
     pub(super) links: BTreeMap<u32, Link>,

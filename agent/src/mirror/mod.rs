@@ -91,6 +91,8 @@ pub struct Dirt {
     pub sets_gone: Vec<NhRef>,
     /// Rules of IPv4 or IPv6 changed.
     pub rules: bool,
+    /// What [`Mirror::has_default4`] says.
+    pub default4: bool,
     /// What [`Mirror::narrow`] says of some gateway.
     pub narrow: bool,
     /// What [`Mirror::doubts`] says.
@@ -181,6 +183,7 @@ impl Mirror {
         d.confirm = std::mem::take(&mut self.ctx.confirm);
         d.narrow = std::mem::take(&mut self.ctx.narrow_changed);
         d.rules |= std::mem::take(&mut self.ctx.own_tables_new);
+        d.default4 = std::mem::take(&mut self.ctx.default4_new);
         d
     }
 

@@ -17,11 +17,12 @@ fn good(n: Option<&Neigh>) -> bool {
 impl Mirror {
     /// Forget unresolved neighbours that `live` knows nothing of: the kernel does not announce that it begins to ask for one, nor
     /// that one was made failed by hand. Where it chooses by neighbours, one unknown is trapped, and it decides. And remember the tables
-    /// and rules that `live` does ([`Mirror::has_own`]; which device a rule is about may not show any more).
+    /// and rules that `live` does ([`Mirror::has_own`], [`Mirror::has_default4`]; which device a rule is about may not show any more).
     pub fn overlook(&mut self, live: &Mirror) {
         self.n4.retain(|k, n| n.state & VALID != 0 || live.n4.contains_key(k));
         self.n6.retain(|k, n| n.state & VALID != 0 || live.n6.contains_key(k));
         self.ctx.own_tables.extend(&live.ctx.own_tables);
+        self.ctx.default4 |= live.ctx.default4;
         self.aliased.extend(live.aliased.intersection(&self.rules).cloned());
     }
 

@@ -12,7 +12,7 @@ use super::ctx::{Ctx, HOST};
 use super::list::{self, Change, Outcome};
 use super::table::{Aliases, Table, state};
 use super::types::{Alias, NhSet};
-use super::{MirrorFamily, TABLE_LOCAL};
+use super::{MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL};
 use crate::netlink::route::{self, RouteMsg};
 
 /// What a sweep is to do; one walk does all.
@@ -650,11 +650,14 @@ fn live(ctx: &Ctx, list: &[Alias]) -> Aliases {
     all
 }
 
-/// Remember a table that leads to the machine itself.
+/// Remember a table that leads to the machine itself, and that the kernel has made table default.
 fn note_own<F: MirrorFamily>(ctx: &mut Ctx, m: &RouteMsg<F>) {
     /// `RTN_LOCAL` to `RTN_MULTICAST` (`linux/rtnetlink.h`).
     const OWN: core::ops::RangeInclusive<u8> = 2..=5;
     if F::BITS == 32 && m.table != TABLE_LOCAL && OWN.contains(&list::kind(m)) {
         ctx.own_tables_new |= ctx.own_tables.insert(m.table);
+    }
+    if F::BITS == 32 && m.table == TABLE_DEFAULT && !ctx.default4 {
+        (ctx.default4, ctx.default4_new) = (true, true);
     }
 }

@@ -143,6 +143,12 @@ impl Mirror {
         self.rules.iter().filter(|(_, r)| other(r)).map(|(_, r)| r.table).collect()
     }
 
+    /// Whether table default has, or has had, an IPv4 route. The kernel makes the table for the first one and keeps it: until the first rule beyond
+    /// its own it looks there for whatever table main has no way for, and a blackhole is none (`fib_lookup`).
+    pub fn has_default4(&self) -> bool {
+        self.ctx.default4
+    }
+
     /// Whether a table other than local has, or has had, a route of a kind that no source may have: local, broadcast, anycast, multicast.
     pub fn has_own(&self, table: u32) -> bool {
         self.ctx.own_tables.contains(&table)

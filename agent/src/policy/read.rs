@@ -41,7 +41,7 @@ const LINKS: [u8; 24] = {
 /// More policies than this are not listed, only counted.
 const MAX_POLICIES: u32 = 1024;
 /// The kernel walks all routes to list the exceptions (0.3 s for a million): a walk that takes longer than `QUICK` is
-/// not repeated before `REST` times as long has passed.
+/// not repeated before `REST` times as long has passed, unless it is asked for: what is settled has been looked at.
 const QUICK: Duration = Duration::from_millis(5);
 const REST: u32 = 20;
 /// Inode of the first user namespace (`PROC_USER_INIT_INO`, `linux/proc_ns.h`).
@@ -109,13 +109,13 @@ impl Reader {
         })
     }
 
-    /// Reads everything about these ports.
-    pub fn read(&mut self, ports: &[PortRef]) -> Polled {
+    /// Reads everything about these ports. Where it was not `asked` for, what costs the kernel much may be as it was read before.
+    pub fn read(&mut self, ports: &[PortRef], asked: bool) -> Polled {
         let mut polled = Polled { ports: ports.to_vec(), release: self.release, ..Polled::default() };
         self.sysctls(ports, &mut polled);
         let f = &mut polled.findings;
         f.extend(self.devices(ports).unwrap_or_else(|e| vec![unreadable(Scope::All, "links and tc", &e)]));
-        f.extend(self.exceptions().unwrap_or_else(|e| vec![unreadable(Scope::V4, "route exceptions", &e)]));
+        f.extend(self.exceptions(asked).unwrap_or_else(|e| vec![unreadable(Scope::V4, "route exceptions", &e)]));
         f.extend(self.nftables(ports).unwrap_or_else(|e| vec![unreadable(Scope::All, "nftables", &e)]));
         f.extend(self.ipsec().unwrap_or_else(|e| vec![unreadable(Scope::All, "IPsec policy", &e)]));
         f.extend(legacy());
@@ -192,10 +192,11 @@ impl Reader {
         })
     }
 
-    fn exceptions(&mut self) -> io::Result<Vec<Finding>> {
+    fn exceptions(&mut self, asked: bool) -> io::Result<Vec<Finding>> {
         let start = Instant::now();
         if let Some((until, findings)) = &self.exceptions
             && start < *until
+            && !asked
         {
             return Ok(findings.clone());
         }
