@@ -50,6 +50,18 @@ pub const FEATURES: &[Feature] = &[
             "ip route add 198.51.100.0/24 encap mpls 16 via 192.0.2.2 dev p",
         ],
     ),
+    // As 6.1 does; 6.18 does not.
+    row(
+        "default-behind-blackhole",
+        "look at table default behind a blackhole",
+        &[
+            "ip addr add 192.0.2.1/30 dev p",
+            "ip link set p up",
+            "ip route add blackhole 198.51.100.0/24",
+            "ip route add 198.51.100.0/24 via 192.0.2.2 table default",
+            "ip route get 198.51.100.1",
+        ],
+    ),
     row("vlan-filtering", "bridges that filter VLANs", &["ip link add name probe type bridge vlan_filtering 1"]),
     row("vrf", "VRFs", &["ip link add name probe type vrf table 10"]),
     row("vxlan", "VXLAN", &["ip link add name probe type vxlan id 5 dstport 4789"]),

@@ -1,4 +1,4 @@
-//! A go-between on the bus: it hands on what agent and chip say to each other, counts the agent's operations, asks the chip
+//! A go-between on the bus: it hands on what agent and chip say to each other, keeps the agent's operations, asks the chip
 //! questions of its own, behind the agent's back, and keeps the chip's answers to itself when told to.
 //!
 //! For tests of what an agent notices. Knows nothing of what the messages mean.
@@ -23,7 +23,7 @@ const OURS: u64 = 1 << 60;
 #[derive(Default)]
 struct Shared {
     silent: AtomicBool,
-    ops: AtomicU64,
+    ops: Mutex<Vec<Op>>,
     stop: AtomicBool,
     next: AtomicU64,
 }
@@ -71,8 +71,8 @@ impl Proxy {
     }
 
     /// Operations that agents have sent so far.
-    pub fn ops(&self) -> u64 {
-        self.shared.ops.load(Ordering::Relaxed)
+    pub fn ops(&self) -> Vec<Op> {
+        self.shared.ops.lock().unwrap_or_else(|e| e.into_inner()).clone()
     }
 
     fn ask(&self, question: impl FnOnce(u64) -> ToChip) -> Result<FromChip> {
@@ -130,7 +130,7 @@ fn session(s: &Shared, agent: UnixStream, chip: &Path, asked: &Receiver<Question
     while !s.stop.load(Ordering::Relaxed) {
         while let Some(m) = agent.recv()? {
             if let ToChip::Batch { ops, .. } = &m {
-                s.ops.fetch_add(ops.len() as u64, Ordering::Relaxed);
+                s.ops.lock().unwrap_or_else(|e| e.into_inner()).extend(ops.iter().cloned());
             }
             chip.send(&m)?;
         }

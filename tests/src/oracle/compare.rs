@@ -179,7 +179,7 @@ pub fn compare(
         let sent = id.and_then(|i| sends.get(&i).copied());
         if known_gateway(&snaps, &first, &second) {
             told.extend(sent.and_then(|s| addresses(&s.bytes)).map(|(from, _)| from));
-        } else if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps[0], sends, sent, &first, &second) {
+        } else if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps, sends, sent, &first, &second) {
             out.push(Difference::Frames { id, first, second });
         }
     }
@@ -299,14 +299,15 @@ fn sourceless(mut f: Vec<u8>) -> Vec<u8> {
 
 /// Whether frames differ only in that each world chose another member that the multipath route allows. A member that is void
 /// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable. Errors of the
-/// switch's own have the source that belongs to the member.
+/// switch's own have the source that belongs to the member. The second world may know a gateway that nobody asked for in the first.
 fn multipath(
-    s: &Snapshot,
+    snaps: &[Snapshot; 2],
     sends: &BTreeMap<u32, &Send>,
     sent: Option<&Send>,
     first: &[(usize, Vec<u8>)],
     second: &[(usize, Vec<u8>)],
 ) -> bool {
+    let s = &snaps[0];
     let to = |f: &[u8]| addresses(f).map(|(_, d)| d);
     // Where tags end and the EtherType begins.
     let tagged = |f: &[u8]| frame::network(f).map_or(12, |(at, _)| at - 2);
@@ -322,7 +323,7 @@ fn multipath(
         b.sort();
         b
     };
-    let legal = |v: &[(usize, Vec<u8>)]| {
+    let legal = |s: &Snapshot, v: &[(usize, Vec<u8>)]| {
         v.iter().all(|(port, f)| {
             let members = to(f).map(|d| s.members(d)).unwrap_or_default();
             // An error about a packet to the switch itself comes from where that went.
@@ -349,17 +350,18 @@ fn multipath(
     // Too long for some of the members: fragments there, or the kernel's word that it is too big.
     let fits = |m: &Member| sent.is_some_and(|f| f.bytes.len() as u64 <= m.mtu + 14);
     if onward.iter().any(fits) && !onward.iter().all(fits) {
-        let so = |v: &[(usize, Vec<u8>)]| legal(v) || v.iter().all(|(_, f)| too_big(f));
+        let so = |v: &[(usize, Vec<u8>)]| legal(s, v) || v.iter().all(|(_, f)| too_big(f));
         if so(first) && so(second) {
             return true;
         }
     }
+    let legal_there = |v: &[(usize, Vec<u8>)]| legal(s, v) || legal(&snaps[1], v);
     let nothing = |v: &[(usize, Vec<u8>)]| v.is_empty() || v.iter().all(|(_, f)| host_unreachable(f));
     match (nothing(first), nothing(second)) {
         (true, true) => void,
-        (true, false) => void && legal(second),
-        (false, true) => void && legal(first),
-        (false, false) => legal(first) && legal(second) && strip(first) == strip(second),
+        (true, false) => void && legal_there(second),
+        (false, true) => void && legal(s, first),
+        (false, false) => legal(s, first) && legal_there(second) && strip(first) == strip(second),
     }
 }
 
@@ -483,7 +485,7 @@ mod tests {
             let text = format!("{from}>{src} {quote} {macs} {id} quote={src}>{to},ttl=1,len=0 {}", rest.join(" "));
             (port, frame(&text, 1, 7))
         };
-        multipath(&configuration(), &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
+        multipath(&[configuration(), configuration()], &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
     }
 
     #[test]

@@ -203,12 +203,15 @@ fn flow(s: &Send, policies: [Policy; 2]) -> Option<Flow> {
 /// Where a packet went: port and destination MAC.
 type Way = (usize, Vec<u8>);
 
-/// Flows of a step whose packets left one world by several members of a multipath route, in sentences.
+/// Flows of a step whose packets left one world by several members of a multipath route, in sentences. `by_chip` says which frames the
+/// chip forwards by itself: of one flow it hands some to the kernel (with options, say, or in by an interface of which it knows less), and
+/// each of the two keeps to a choice of its own (DESIGN, promise 1: which member).
 pub fn torn(
     done: &Done,
     step: &[Send],
     sends: &BTreeMap<u32, &Send>,
     snapshot: impl FnOnce() -> anyhow::Result<Snapshot>,
+    by_chip: impl Fn(&Send) -> bool,
 ) -> anyhow::Result<Vec<String>> {
     let mut ways: BTreeMap<u32, BTreeSet<Way>> = BTreeMap::new();
     for (port, frames) in (1..).zip(&done.left) {
@@ -237,8 +240,14 @@ pub fn torn(
     }
     let mut out = Vec::new();
     for (f, packets) in flows {
-        let all: BTreeSet<&Way> = packets.iter().flat_map(|(_, w)| *w).collect();
-        if all.len() > 1 && snap.keeps_flows(f.to) {
+        let several = |packets: &[&(&Send, &BTreeSet<Way>)]| {
+            packets.iter().flat_map(|(_, w)| *w).collect::<BTreeSet<_>>().len() > 1
+        };
+        let torn = several(&packets.iter().collect::<Vec<_>>()) && snap.keeps_flows(f.to) && {
+            let (fast, slow): (Vec<_>, Vec<_>) = packets.iter().partition(|(s, _)| by_chip(s));
+            several(&fast) || several(&slow)
+        };
+        if torn {
             let lines = packets.iter().map(|(s, w)| {
                 let to: Vec<String> = w.iter().map(|(p, m)| format!("port {p} to {m:02x?}")).collect();
                 format!("\n    #{} {} left by {}", s.id, decode(&s.bytes), to.join(", "))

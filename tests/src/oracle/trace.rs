@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result};
 use hal::{Backend as _, Op, PortId, Record, TableId};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use sim_asic::SimChip;
 use sim_asic::trace::Step;
+use sim_asic::{SimChip, Verdict};
 
 /// The profile that the harness's chips have; the worlds' chips have its frame length too.
 pub const PROFILE: &str = "small";
@@ -58,6 +58,11 @@ impl Twin {
             }
         }
         Ok(Twin(chip))
+    }
+
+    /// Whether a frame that came in by `port` (from 1) is forwarded.
+    pub fn forwards(&self, port: usize, frame: &[u8]) -> bool {
+        matches!(self.0.trace(PortId(port as u32 - 1), &mut frame.to_vec()).0, Verdict::Forward { .. })
     }
 
     /// The steps of a frame that came in by `port` (from 1), a line each.
