@@ -415,12 +415,12 @@ fn host_unreachable(f: &[u8]) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::frame::{Context, build, host_mac, port_mac};
 
     /// Ports 2 to 4 with a member each of the routes to 10.9.0.0/16 and 2001:db8:9::/48, and port 5 with none.
-    fn configuration() -> Snapshot {
+    pub fn configuration() -> Snapshot {
         let json = |line: &str| -> String {
             let six = line.contains("-6");
             let each = |f: &dyn Fn(usize) -> String, n: std::ops::RangeInclusive<usize>| {
@@ -486,6 +486,22 @@ mod tests {
             (port, frame(&text, 1, 7))
         };
         multipath(&[configuration(), configuration()], &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
+    }
+
+    #[test]
+    fn a_gateway_may_be_known_in_the_second_world_alone() {
+        let mut ignorant = configuration();
+        ignorant.forget(2);
+        let sent = Send { port: 1, id: 7, text: String::new(), bytes: frame("10.0.1.2>10.9.0.1", 1, 7), expect: None };
+        let sends = BTreeMap::from([(7, &sent)]);
+        let left = |p: usize| {
+            (p, frame(&format!("10.0.1.2>10.9.0.1 ttl=63 src={} dst={}", port_mac(p), host_mac(p, 2)), 1, 7))
+        };
+        let may = |snaps: [Snapshot; 2], a, b| multipath(&snaps, &sends, Some(&sent), &[left(a)], &[left(b)]);
+        assert!(may([ignorant.clone(), configuration()], 3, 2));
+        assert!(!may([ignorant.clone(), configuration()], 2, 3), "the first one can't have sent to it");
+        assert!(!may([ignorant.clone(), ignorant], 3, 2), "nobody knows it");
+        assert!(!may([configuration(), configuration()], 3, 5));
     }
 
     #[test]

@@ -216,6 +216,12 @@ impl Snapshot {
         Ok(s)
     }
 
+    /// Without the neighbours on a port.
+    #[cfg(test)]
+    pub fn forget(&mut self, port: usize) {
+        self.neighbours.retain(|n| n.port != port);
+    }
+
     /// Counts an address among the gateways, though its route may be gone.
     pub fn add_gateway(&mut self, a: IpAddr) {
         self.gateways.push(a);

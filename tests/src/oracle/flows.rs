@@ -275,6 +275,29 @@ mod tests {
     }
 
     #[test]
+    fn chip_and_slow_path_choose_for_themselves() {
+        use crate::oracle::compare::tests::configuration;
+        let send = |id, words: &str| {
+            let bytes = frame::build(&format!("10.0.1.2>10.9.0.1 {words}"), &frame::Context { port: 1, id }).unwrap();
+            Send { port: 1, id, text: words.into(), bytes, expect: None }
+        };
+        let all = [send(1, "udp"), send(2, "opts=94040000"), send(3, "tcp")];
+        let sends: BTreeMap<u32, &Send> = all.iter().map(|s| (s.id, s)).collect();
+        let torn = |ways: [usize; 3], slow: &[u32]| {
+            let mut done = Done { left: vec![Vec::new(); 5], ..Done::default() };
+            for (s, p) in all.iter().zip(ways) {
+                done.left[p - 1].push(s.bytes.clone());
+            }
+            let by_chip = |s: &Send| !slow.contains(&s.id);
+            !super::torn(&done, &all, &sends, || Ok(configuration()), by_chip).unwrap().is_empty()
+        };
+        assert!(!torn([2, 3, 2], &[2]), "the kernel has that with options");
+        assert!(torn([2, 3, 2], &[]));
+        assert!(torn([2, 3, 4], &[2]) && torn([2, 3, 4], &[2, 3]), "neither tears one of its own");
+        assert!(!torn([3, 3, 3], &[]));
+    }
+
+    #[test]
     fn what_belongs_together() {
         let same = [
             ("10.0.1.2>10.9.0.1 udp 1>2", "10.0.1.2>10.9.0.1 tcp 3>4 ttl=3", [0, 0]),
