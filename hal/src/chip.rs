@@ -7,7 +7,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::Profile;
-use crate::tables::{AnyKey, DropReason, PortId, Record, TableId, TrapClass};
+use crate::tables::{AnyKey, BridgePortId, FdbKey, DropReason, PortId, Record, TableId, TrapClass};
 
 /// Time since an arbitrary start, in nanoseconds; always passed in, never read by a core.
 pub type Nanos = u64;
@@ -70,6 +70,12 @@ pub struct Rejected {
 pub enum Event {
     /// A port appeared or changed: its record in the `port` table.
     Port(Record),
+    /// A station was learned, or moved to that port: its record in the `fdb` table.
+    Learned(FdbKey, BridgePortId),
+    /// A learned station was forgotten: no frame came from it for its FID's ageing time, or its port is gone.
+    Aged(FdbKey),
+    /// Events about stations were lost: the `fdb` table has to be read again.
+    FdbLost,
 }
 
 /// Frames and bytes. Bytes count from the Ethernet header, without checksum.

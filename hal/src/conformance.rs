@@ -123,6 +123,27 @@ fn tags(v: u32) -> Tags {
     }
 }
 
+fn bridge_port(n: u32, v: u32, untagged: Option<FidId>, ports: u32, open: bool) -> Record {
+    Record::BridgePort(
+        BridgePortId(n),
+        BridgePortEntry {
+            port: PortId(n % ports),
+            tpid: (v % 2 == 1).then_some(Tpid::Dot1q),
+            untagged,
+            state: StpState::Forwarding,
+            learning: true,
+            unknown: v % 3 == 0,
+            multicast: true,
+            broadcast: true,
+            isolated: v % 3 == 1,
+            hairpin: v % 3 == 2,
+            longest: 1518 + v,
+            ingress: open,
+            egress: open,
+        },
+    )
+}
+
 fn neigh_key<F: Family>(rif: u32, n: u32) -> NeighKey<F> {
     NeighKey { rif: RifId(rif), addr: F::Addr::from_number(0x0a00_0000 + u128::from(n)) }
 }
@@ -153,7 +174,29 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
             };
             Record::Switch(Global, SwitchEntry { hash4, ..SwitchEntry::default() })
         }
-        TableId::Rif => rif(n, v, ports, true),
+        TableId::Fid => {
+            let tag = (v % 2 == 1).then_some(Tag { tpid: Tpid::Dot1q, vid: 1 + n as u16 % 4094 });
+            Record::Fid(FidId(n), FidEntry { tag, ageing: 1000 + v, unknown: v % 4 < 2, broadcast: false, multicast: true })
+        }
+        TableId::BridgePort => bridge_port(n, v, (v % 4 == 0).then_some(FidId(to)), ports, true),
+        TableId::FidMember => Record::FidMember(
+            MemberKey { fid: FidId(to), port: BridgePortId(to) },
+            MemberEntry { tagged: v % 2 == 0, state: if v % 4 < 2 { StpState::Forwarding } else { StpState::Learning } },
+        ),
+        TableId::Rif => match rif(n, v, ports, true) {
+            Record::Rif(k, e) if v % 4 == 2 => Record::Rif(k, RifEntry { kind: RifKind::Fid(FidId(to)), ..e }),
+            r => r,
+        },
+        TableId::FdbStatic => Record::FdbStatic(
+            StaticKey(FdbKey { fid: FidId(to), mac: Mac([2, 2, 0, 0, (n >> 8) as u8, n as u8]) }),
+            match v % 4 {
+                0 => FdbVerdict::Port(BridgePortId(to)),
+                1 => FdbVerdict::Route(RifId(to)),
+                2 => FdbVerdict::Trap(TrapClass::ToUs),
+                _ => FdbVerdict::Trap(TrapClass::Punt),
+            },
+        ),
+        TableId::Fdb => unreachable!("no agent begins with learned stations"),
         TableId::Neigh4 => Record::Neigh4(neigh_key(to, n), neigh),
         TableId::Neigh6 => Record::Neigh6(neigh_key(to, n), neigh),
         TableId::NextHop => Record::NextHop(
@@ -177,7 +220,10 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
 /// The entry of that key that traps; `None` for tables that have no such entry.
 fn trap(k: AnyKey, ports: u32) -> Option<Record> {
     Some(match k {
-        AnyKey::Port(_) | AnyKey::Switch(_) | AnyKey::Neigh4(_) | AnyKey::Neigh6(_) | AnyKey::Bucket(_) => return None,
+        AnyKey::Port(_) | AnyKey::Switch(_) | AnyKey::Neigh4(_) | AnyKey::Neigh6(_) => return None,
+        AnyKey::Fid(_) | AnyKey::FidMember(_) | AnyKey::Fdb(_) | AnyKey::Bucket(_) => return None,
+        AnyKey::BridgePort(k) => bridge_port(k.0, 0, None, ports, false),
+        AnyKey::FdbStatic(k) => Record::FdbStatic(k, FdbVerdict::Trap(TrapClass::Punt)),
         AnyKey::Rif(k) => rif(k.0, 0, ports, false),
         AnyKey::NextHop(k) => Record::NextHop(k, NextHopEntry::Trap(TrapClass::Punt)),
         AnyKey::Group(k) => Record::Group(k, GroupEntry::default()),
@@ -194,8 +240,21 @@ fn references(r: &Record) -> Vec<AnyKey> {
         Fwd::Trap(_) | Fwd::Drop(_) => vec![],
     };
     match r {
-        Record::Port(..) | Record::Bucket(..) | Record::Switch(..) => vec![],
-        Record::Rif(..) => vec![],
+        Record::Port(..) | Record::Bucket(..) | Record::Switch(..) | Record::Fid(..) => vec![],
+        Record::BridgePort(_, e) => e.untagged.into_iter().map(AnyKey::from).collect(),
+        Record::FidMember(k, _) => vec![k.fid.into(), k.port.into()],
+        Record::Rif(_, e) => match e.kind {
+            RifKind::Fid(f) => vec![f.into()],
+            RifKind::Port { .. } => vec![],
+        },
+        Record::FdbStatic(k, v) => core::iter::once(k.0.fid.into())
+            .chain(match *v {
+                FdbVerdict::Port(p) => Some(p.into()),
+                FdbVerdict::Route(r) => Some(r.into()),
+                FdbVerdict::Trap(_) => None,
+            })
+            .collect(),
+        Record::Fdb(k, p) => vec![k.fid.into(), (*p).into()],
         Record::Neigh4(k, _) => vec![k.rif.into()],
         Record::Neigh6(k, _) => vec![k.rif.into()],
         Record::NextHop(_, NextHopEntry::Ip(rif, _) | NextHopEntry::Connected(rif)) => vec![(*rif).into()],
@@ -232,8 +291,13 @@ fn used(b: &dyn Backend, t: TableId) -> u32 {
     b.usage().iter().find(|u| u.table == t).map_or(u32::MAX, |u| u.used)
 }
 
+/// Tables of which [`record`] makes any number of entries without one more in others.
+fn many(t: &TableId) -> bool {
+    !matches!(t, TableId::Switch | TableId::FidMember)
+}
+
 fn capacity(make: Factory<'_>) {
-    for t in settable().filter(|t| *t != TableId::Switch) {
+    for t in settable().filter(many) {
         let (mut b, p) = furnished(make);
         let cap = b.profile().capacity(t);
         if cap > FILL {
@@ -373,7 +437,7 @@ fn read_only(make: Factory<'_>) {
 }
 
 fn paging(make: Factory<'_>) {
-    for t in settable().filter(|t| *t != TableId::Switch) {
+    for t in settable().filter(many) {
         let (mut b, p) = furnished(make);
         let room = b.profile().capacity(t) - used(&*b, t);
         let n = room.min(40);

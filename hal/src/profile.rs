@@ -10,6 +10,12 @@ use crate::tables::TableId;
 pub struct Profile {
     /// Its name, for status displays.
     pub name: String,
+    /// VLANs of bridges, a bridge without VLANs counting as one.
+    pub fids: u32,
+    /// Ports of bridges.
+    pub bridge_ports: u32,
+    /// Stations, learned ones and others together.
+    pub fdb: u32,
     /// Router interfaces.
     pub rifs: u32,
     /// IPv4 adjacencies.
@@ -43,6 +49,10 @@ impl Profile {
         match table {
             TableId::Port => u32::MAX,
             TableId::Switch => 1,
+            TableId::Fid => self.fids,
+            TableId::BridgePort => self.bridge_ports,
+            TableId::FidMember => u32::MAX,
+            TableId::FdbStatic | TableId::Fdb => self.fdb,
             TableId::Rif => self.rifs,
             TableId::Neigh4 => self.neigh4,
             TableId::Neigh6 => self.neigh6,

@@ -37,6 +37,10 @@ ids! {
     NextHopId;
     /// A next-hop group; chosen by the agent.
     GroupId;
+    /// A filtering database's VLAN (IEEE 802.1Q, 8.8.8), or a whole bridge that knows no VLANs; chosen by the agent.
+    FidId;
+    /// What a bridge has as a port. The agent uses the netdev's ifindex.
+    BridgePortId;
 }
 
 /// What a table's content is held against (DESIGN, promise 3).
@@ -214,7 +218,7 @@ pub enum RuleAction {
     Trap(TrapClass),
 }
 
-// ---------------------------------------------------------------- router interfaces
+// ---------------------------------------------------------------- tags
 
 /// The type of a VLAN tag (IEEE 802.1Q, 9.5), under the name that `ip` has for it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
@@ -284,6 +288,115 @@ impl Tags {
     }
 }
 
+// ---------------------------------------------------------------- bridging
+
+/// One FID: the frames of a VLAN of a bridge. Absent: all that would be its is trapped.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct FidEntry {
+    /// The tag that its frames bear where they leave tagged, and by which they are told where they come in tagged; `None`: a bridge that
+    /// does not look at tags.
+    pub tag: Option<Tag>,
+    /// Milliseconds after which a learned address that no frame came from is forgotten (IEEE 802.1Q, 8.8.3).
+    pub ageing: u32,
+    /// Whether frames to an unknown station are flooded; else they are trapped ([`TrapClass::Unknown`]).
+    pub unknown: bool,
+    /// The same for broadcast ([`TrapClass::Broadcast`], ARP [`TrapClass::Arp`]).
+    pub broadcast: bool,
+    /// The same for multicast ([`TrapClass::Multicast`], neighbour discovery [`TrapClass::Nd`]).
+    pub multicast: bool,
+}
+
+/// State of a port in a spanning tree (IEEE 802.1Q, 8.4); listening and disabled are as blocking.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StpState {
+    /// Nothing comes in or leaves but control frames.
+    #[default]
+    Blocking,
+    /// Addresses are learned, nothing is forwarded.
+    Learning,
+    /// Addresses are learned and frames forwarded.
+    Forwarding,
+}
+
+/// A port of a bridge. Where two are on one front-panel port, neither has any frames, and they are trapped.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct BridgePortEntry {
+    /// What it is.
+    pub port: PortId,
+    /// The type of the tags that its bridge tells VLANs by; `None`: it does not look at tags, and all frames are
+    /// [`BridgePortEntry::untagged`]'s.
+    pub tpid: Option<Tpid>,
+    /// Whose frames without such a tag, or with VID 0, are; `None`: they are dropped.
+    pub untagged: Option<FidId>,
+    /// For all FIDs.
+    pub state: StpState,
+    /// Whether source addresses are learned.
+    pub learning: bool,
+    /// Whether frames to unknown stations are flooded to it.
+    pub unknown: bool,
+    /// Whether multicast is.
+    pub multicast: bool,
+    /// Whether broadcast is.
+    pub broadcast: bool,
+    /// Frames do not go from one isolated port to another.
+    pub isolated: bool,
+    /// Frames may leave by the port that they came in by.
+    pub hairpin: bool,
+    /// Bytes of the longest frame that leaves by it, without the outermost tag; what is longer is trapped ([`TrapClass::Mtu`]).
+    pub longest: u32,
+    /// Whether frames that come in by it may be forwarded; else they are trapped ([`TrapClass::BridgeClosed`]).
+    pub ingress: bool,
+    /// Whether frames may leave by it; else those that would are trapped.
+    pub egress: bool,
+}
+
+/// Key of a member of a FID.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct MemberKey {
+    /// Of which.
+    pub fid: FidId,
+    /// Who.
+    pub port: BridgePortId,
+}
+
+/// How a port is a member of a FID. Absent: its frames with the FID's tag are dropped, and none of the FID's leave by it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberEntry {
+    /// Whether the FID's frames leave by it with the FID's tag.
+    pub tagged: bool,
+    /// For this FID; counts where [`BridgePortEntry::state`] lets frames through.
+    pub state: StpState,
+}
+
+/// Key of a station's address.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct FdbKey {
+    /// Where it is known.
+    pub fid: FidId,
+    /// A unicast address.
+    pub mac: Mac,
+}
+
+/// Key of a station that is not learned.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StaticKey(pub FdbKey);
+
+/// What becomes of frames to a station that is not learned.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FdbVerdict {
+    /// Out of that port. Frames *from* it that come in by another are trapped ([`TrapClass::Moved`]).
+    Port(BridgePortId),
+    /// To the router interface, which stands on the same FID. Frames from it are trapped.
+    Route(RifId),
+    /// To the kernel. Frames from it are trapped.
+    Trap(TrapClass),
+}
+
+// ---------------------------------------------------------------- router interfaces
+
 /// What a router interface stands on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -296,6 +409,8 @@ pub enum RifKind {
         /// Which tags.
         tags: Tags,
     },
+    /// The frames of a FID to the stations that [`FdbVerdict::Route`] names.
+    Fid(FidId),
 }
 
 impl RifKind {
@@ -516,11 +631,19 @@ pub enum TrapClass {
     NoRoom,
     /// Which member of a group it takes depends on headers that the chip can't follow.
     Hash,
+    /// To 01:80:c2:00:00:00 to 0F: control frames of the link, spanning tree's among them (IEEE 802.1Q, 8.6.3).
+    Control,
+    /// To a station that the bridge does not know.
+    Unknown,
+    /// From a station that the bridge knows elsewhere and may not look for here.
+    Moved,
+    /// The bridge port it came in by, or would leave by, is closed to hardware.
+    BridgeClosed,
 }
 
 impl TrapClass {
     /// Every class, in the order of its number.
-    pub const ALL: [TrapClass; 27] = [
+    pub const ALL: [TrapClass; 31] = [
         TrapClass::Arp,
         TrapClass::Nd,
         TrapClass::ToUs,
@@ -548,6 +671,10 @@ impl TrapClass {
         TrapClass::Punt,
         TrapClass::NoRoom,
         TrapClass::Hash,
+        TrapClass::Control,
+        TrapClass::Unknown,
+        TrapClass::Moved,
+        TrapClass::BridgeClosed,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -582,6 +709,10 @@ impl TrapClass {
             TrapClass::Punt => "punt",
             TrapClass::NoRoom => "no-room",
             TrapClass::Hash => "hash",
+            TrapClass::Control => "control",
+            TrapClass::Unknown => "unknown",
+            TrapClass::Moved => "moved",
+            TrapClass::BridgeClosed => "bridge-closed",
         }
     }
 }
@@ -615,11 +746,17 @@ pub enum DropReason {
     LinkDown,
     /// A frame that the wire lost before the chip took it, or handed over in a form that can't be made whole.
     WireRx,
+    /// The spanning tree lets it neither in nor out there.
+    Stp,
+    /// The bridge port is no member of its VLAN.
+    VlanFilter,
+    /// The bridge has no port to send it to but the one that it came in by, or it came in by an isolated one and would leave by another.
+    Nowhere,
 }
 
 impl DropReason {
     /// Every reason, in the order of its number.
-    pub const ALL: [DropReason; 9] = [
+    pub const ALL: [DropReason; 12] = [
         DropReason::Blackhole,
         DropReason::Runt,
         DropReason::Giant,
@@ -629,6 +766,9 @@ impl DropReason {
         DropReason::WireTx,
         DropReason::LinkDown,
         DropReason::WireRx,
+        DropReason::Stp,
+        DropReason::VlanFilter,
+        DropReason::Nowhere,
     ];
     /// How many there are.
     pub const COUNT: usize = Self::ALL.len();
@@ -645,6 +785,9 @@ impl DropReason {
             DropReason::WireTx => "wire-tx",
             DropReason::LinkDown => "link-down",
             DropReason::WireRx => "wire-rx",
+            DropReason::Stp => "stp",
+            DropReason::VlanFilter => "vlan-filter",
+            DropReason::Nowhere => "nowhere",
         }
     }
 }
@@ -739,22 +882,32 @@ tables! {
     0 Port "port" 0 Learned PortId => Box<PortEntry>;
     /// Settings of the whole chip.
     1 Switch "switch" 1 Derived Global => SwitchEntry;
+    /// VLANs of bridges.
+    2 Fid "fid" 2 Derived FidId => FidEntry;
+    /// Ports of bridges.
+    3 BridgePort "bridge-port" 3 Derived BridgePortId => BridgePortEntry;
+    /// Which ports are in which VLANs.
+    4 FidMember "fid-member" 4 Derived MemberKey => MemberEntry;
     /// Router interfaces.
-    2 Rif "rif" 2 Derived RifId => RifEntry;
+    5 Rif "rif" 5 Derived RifId => RifEntry;
+    /// Stations that are not learned, and the switch's own addresses.
+    6 FdbStatic "fdb-static" 6 Derived StaticKey => FdbVerdict;
+    /// Learned stations.
+    7 Fdb "fdb" 6 Learned FdbKey => BridgePortId;
     /// IPv4 adjacencies.
-    3 Neigh4 "neigh4" 3 Derived NeighKey<V4> => NeighEntry;
+    8 Neigh4 "neigh4" 7 Derived NeighKey<V4> => NeighEntry;
     /// IPv6 adjacencies.
-    4 Neigh6 "neigh6" 3 Derived NeighKey<V6> => NeighEntry;
+    9 Neigh6 "neigh6" 7 Derived NeighKey<V6> => NeighEntry;
     /// Next hops.
-    5 NextHop "nexthop" 4 Derived NextHopId => NextHopEntry;
+    10 NextHop "nexthop" 8 Derived NextHopId => NextHopEntry;
     /// Next-hop groups.
-    6 Group "group" 5 Derived GroupId => GroupEntry;
+    11 Group "group" 9 Derived GroupId => GroupEntry;
     /// IPv4 routes.
-    7 Route4 "route4" 6 Placed RouteKey<V4> => Fwd;
+    12 Route4 "route4" 10 Placed RouteKey<V4> => Fwd;
     /// IPv6 routes.
-    8 Route6 "route6" 6 Placed RouteKey<V6> => Fwd;
+    13 Route6 "route6" 10 Placed RouteKey<V6> => Fwd;
     /// Buckets of resilient groups.
-    9 Bucket "bucket" 7 Learned BucketKey => BucketEntry;
+    14 Bucket "bucket" 11 Learned BucketKey => BucketEntry;
 }
 
 impl TableId {
@@ -776,7 +929,11 @@ impl fmt::Display for AnyKey {
         match self {
             AnyKey::Port(k) => write!(f, "{k}"),
             AnyKey::Switch(_) => Ok(()),
+            AnyKey::Fid(k) => write!(f, "{k}"),
+            AnyKey::BridgePort(k) => write!(f, "{k}"),
+            AnyKey::FidMember(k) => write!(f, "{} of {}", k.port, k.fid),
             AnyKey::Rif(k) => write!(f, "{k}"),
+            AnyKey::FdbStatic(StaticKey(k)) | AnyKey::Fdb(k) => write!(f, "{} fid {}", k.mac, k.fid),
             AnyKey::Neigh4(k) => write!(f, "{} rif {}", k.addr, k.rif),
             AnyKey::Neigh6(k) => write!(f, "{} rif {}", k.addr, k.rif),
             AnyKey::NextHop(k) => write!(f, "{k}"),

@@ -37,6 +37,9 @@ impl Rng {
 fn chip() -> SimChip {
     let profile = Profile {
         name: "bench".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 64,
         neigh4: 4096,
         neigh6: 4096,

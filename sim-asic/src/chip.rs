@@ -1,7 +1,9 @@
 //! The simulated chip's side of the contract: the one writer of its tables.
 //!
 //! It maps the agent's keys to indices, counts references, and keeps what a dump answers. Readers are [`Pipeline`]s. No I/O
-//! here: ports and their state are told by [`SimChip::set_port`].
+//! here: ports and their state are told by [`SimChip::set_port`]. Bridges are `chip/bridge.rs`.
+
+mod bridge;
 
 use core::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
@@ -23,7 +25,7 @@ use crate::table::ids::Ids;
 use crate::table::neigh::Neighs;
 use crate::table::route::{Lpm, Routes};
 use crate::table::rules::{Act, Lists, Match};
-use crate::table::takers::{Claim, Claims};
+use crate::table::takers::{Claim, Claims, TagWord};
 use crate::table::vrfs::{NOWHERE, Vrfs};
 use crate::table::{Hop, INDEX_MAX, Leaf, Rif, Tables, indices};
 
@@ -41,6 +43,7 @@ pub struct SimChip {
     ports: Vec<Option<PortEntry>>,
     events: Vec<Event>,
     switch: Option<SwitchEntry>,
+    bridging: bridge::Bridging,
     rifs: Ids<RifId, RifEntry>,
     claims: Claims,
     neigh4: Ids<NeighKey<V4>, NeighEntry>,
@@ -64,6 +67,9 @@ fn clamp(mut p: Profile) -> Profile {
     p.routes6 = p.routes6.min(4 << 20);
     p.vrfs = p.vrfs.clamp(1, Rif::VRFS - 1);
     p.rules = p.rules.min(4096);
+    p.fids = p.fids.min(bridge::FIDS);
+    p.bridge_ports = p.bridge_ports.min(bridge::PORTS);
+    p.fdb = p.fdb.min(4 << 20);
     p
 }
 
@@ -79,16 +85,18 @@ impl SimChip {
     /// As [`SimChip::new`], with a given seed of the multipath hash.
     pub fn with_seed(profile: Profile, ports: usize, seed: u64) -> Self {
         let p = clamp(profile);
-        let tables = Tables::new(&p, ports, seed);
+        let epochs = Epochs::default();
+        let tables = Tables::new(&p, ports, seed, &epochs);
         let held = indices(p.nexthops).saturating_add(1);
         SimChip {
             tables: Arc::new(tables),
-            epochs: Epochs::default(),
+            epochs,
             turns: Epochs::default(),
             counters: AllCounters::default(),
             ports: vec![None; ports],
             events: Vec::new(),
             switch: None,
+            bridging: bridge::Bridging::new(&p),
             rifs: Ids::new(p.rifs, indices(p.rifs)),
             claims: Claims::default(),
             neigh4: Ids::new(p.neigh4, p.neigh4.saturating_add(held)),
@@ -212,14 +220,19 @@ impl SimChip {
     // ------------------------------------------------------------ router interfaces
 
     fn set_rif(&mut self, id: RifId, e: &RifEntry) -> Result<(), Reason> {
-        let RifKind::Port { port, tags } = e.kind;
         let closed = is_closed(e);
-        if !closed && port.0 as usize >= self.ports.len() {
-            return Err(Reason::MissingRef(port.into()));
-        }
-        if !closed && let Some(t) = tags.iter().find(|t| !(1..=4094).contains(&t.vid)) {
-            return Err(Reason::Unsupported(format!("VLAN tag {t}")));
-        }
+        let (port, tags) = match e.kind {
+            RifKind::Port { port, tags } => {
+                if !closed && port.0 as usize >= self.ports.len() {
+                    return Err(Reason::MissingRef(port.into()));
+                }
+                if !closed && let Some(t) = tags.iter().find(|t| !(1..=4094).contains(&t.vid)) {
+                    return Err(Reason::Unsupported(format!("VLAN tag {t}")));
+                }
+                (port, tags.into())
+            }
+            RifKind::Fid(fid) => (Rif::FID, TagWord(self.fid_index(fid)?)),
+        };
         if !self.rifs.has_room(&id) {
             return Err(self.full(TableId::Rif));
         }
@@ -229,6 +242,7 @@ impl SimChip {
             self.leave(closed, e.vrf);
             return Err(self.full(TableId::Rif));
         };
+        self.hold_fid_of(e);
         let was = self.rifs.put(i, Some(e.clone()));
         let (before, now) = (was.as_ref().and_then(|e| self.claim(e)), self.claim(e));
         if before != now {
@@ -247,7 +261,7 @@ impl SimChip {
                 mtu6: e.mtu6,
                 port,
                 vrf,
-                tags: tags.into(),
+                tags,
             }),
         );
         if let Some(c) = now.filter(|_| before != now) {
@@ -259,6 +273,7 @@ impl SimChip {
         }
         if let Some(was) = was {
             self.leave(is_closed(&was), was.vrf);
+            self.release_fid_of(&was);
         }
         Ok(())
     }
@@ -270,6 +285,7 @@ impl SimChip {
         self.tables.set_rif(i, None);
         if let Some(was) = was {
             self.leave(is_closed(&was), was.vrf);
+            self.release_fid_of(&was);
         }
         self.write_rules();
         self.sweep_rif(i);
@@ -290,7 +306,7 @@ impl SimChip {
 
     /// The frames that an interface takes; `None` where there are no such frames.
     fn claim(&self, e: &RifEntry) -> Option<Claim> {
-        let RifKind::Port { port, tags } = e.kind;
+        let RifKind::Port { port, tags } = e.kind else { return None };
         let real = (port.0 as usize) < self.ports.len() && tags.iter().all(|t| (1..=4094).contains(&t.vid));
         real.then(|| Claim { port, tags: tags.into(), mac: e.mac })
     }
@@ -632,6 +648,11 @@ impl Backend for SimChip {
             Op::Set(r) => match r {
                 Record::Port(..) | Record::Bucket(..) => Err(Reason::ReadOnly(r.table())),
                 Record::Switch(Global, e) => self.set_switch(Some(e.clone())),
+                Record::Fid(k, e) => self.set_fid(*k, e),
+                Record::BridgePort(k, e) => self.set_bridge_port(*k, e),
+                Record::FidMember(k, e) => self.set_member(*k, e),
+                Record::FdbStatic(k, e) => self.set_station(*k, *e),
+                Record::Fdb(k, e) => self.teach(*k, *e),
                 Record::Rif(k, e) => self.set_rif(*k, e),
                 Record::Neigh4(k, e) => self.set_neigh(*k, e),
                 Record::Neigh6(k, e) => self.set_neigh(*k, e),
@@ -644,6 +665,11 @@ impl Backend for SimChip {
                 match *k {
                     AnyKey::Port(_) | AnyKey::Bucket(_) => return Err(Reason::ReadOnly(k.table())),
                     AnyKey::Switch(Global) => self.set_switch(None)?,
+                    AnyKey::Fid(k) => self.remove_fid(k),
+                    AnyKey::BridgePort(k) => self.remove_bridge_port(k),
+                    AnyKey::FidMember(k) => self.remove_member(k),
+                    AnyKey::FdbStatic(k) => self.remove_station(k),
+                    AnyKey::Fdb(k) => self.forget(k),
                     AnyKey::Rif(k) => self.remove_rif(k),
                     AnyKey::Neigh4(k) => self.remove_neigh(k),
                     AnyKey::Neigh6(k) => self.remove_neigh(k),
@@ -672,6 +698,9 @@ impl Backend for SimChip {
             TableId::Switch => {
                 out.extend(self.switch.clone().filter(|_| cursor == 0).map(|e| Record::Switch(Global, e)));
                 None
+            }
+            TableId::Fid | TableId::BridgePort | TableId::FidMember | TableId::FdbStatic | TableId::Fdb => {
+                self.dump_bridges(table, cursor, max, out)
             }
             TableId::Rif => self.rifs.page(cursor, max, |k, _, e| out.push(Record::Rif(k, e.clone()))),
             TableId::Neigh4 => self.neigh4.page(cursor, max, |k, _, e| out.push(Record::Neigh4(k, e.clone()))),
@@ -724,6 +753,7 @@ impl Backend for SimChip {
 
     fn poll(&mut self, now: Nanos, events: &mut Vec<Event>) {
         self.buckets.poll(now, &self.tables.groups);
+        self.age(now);
         events.append(&mut self.events);
     }
 
@@ -735,6 +765,9 @@ impl Backend for SimChip {
         let used = |t| match t {
             TableId::Port => self.ports.iter().flatten().count() as u32,
             TableId::Switch => u32::from(self.switch.is_some()),
+            TableId::Fid | TableId::BridgePort | TableId::FidMember | TableId::FdbStatic | TableId::Fdb => {
+                self.bridges_used(t)
+            }
             TableId::Rif => self.rifs.used(),
             TableId::Neigh4 => self.neigh4.used(),
             TableId::Neigh6 => self.neigh6.used(),

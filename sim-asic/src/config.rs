@@ -193,6 +193,9 @@ pub fn profile(name: &str) -> Result<Profile, String> {
         return Err(format!("profile {name}: frame is {}, it has to be 1518 to {}", p.frame, crate::pool::FRAME));
     }
     if let Some(zero) = [
+        ("fids", p.fids),
+        ("bridge_ports", p.bridge_ports),
+        ("fdb", p.fdb),
         ("rifs", p.rifs),
         ("neigh4", p.neigh4),
         ("neigh6", p.neigh6),

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hal::{
-    AnyKey, Backend, Counters, Event, Fwd, Nanos, NextHopEntry, Op, Profile, Reason, Record, RifEntry, TableId, Usage,
+    AnyKey, Backend, Counters, Event, FdbVerdict, Fwd, Nanos, NextHopEntry, Op, Profile, Reason, Record, RifEntry, TableId, Usage,
 };
 
 /// What goes wrong, and how often it did.
@@ -64,6 +64,9 @@ fn is_trap(r: &Record) -> bool {
         Record::Group(_, g) => g.members.is_empty(),
         Record::Route4(_, f) => matches!(f, Fwd::Trap(_)),
         Record::Route6(_, f) => matches!(f, Fwd::Trap(_)),
+        Record::BridgePort(_, e) => !e.ingress && !e.egress && e.untagged.is_none(),
+        Record::FdbStatic(_, v) => matches!(v, FdbVerdict::Trap(_)),
+        Record::Fid(..) | Record::FidMember(..) | Record::Fdb(..) => false,
         Record::Port(..) | Record::Switch(..) | Record::Neigh4(..) | Record::Neigh6(..) | Record::Bucket(..) => false,
     }
 }
@@ -177,6 +180,9 @@ mod tests {
     fn chip() -> SimChip {
         let profile = Profile {
             name: "test".into(),
+            fids: 16,
+            bridge_ports: 16,
+            fdb: 64,
             rifs: 6,
             neigh4: 6,
             neigh6: 6,

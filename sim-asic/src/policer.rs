@@ -27,11 +27,10 @@ pub struct Rate {
 pub fn default(class: TrapClass) -> Rate {
     use TrapClass::*;
     let (rate, burst) = match class {
-        NoRif | NotForwarding | EgressClosed | Punt | NoRoom | Hash | ToUs | OtherMac | Vlan | Protocol | Dangling => {
-            (400_000, 20_000)
-        }
-        Source | Special | SameInterface | Mtu | Options => (100_000, 10_000),
-        Arp | Nd | Broadcast | Multicast | PortDown => (20_000, 2_000),
+        NoRif | NotForwarding | EgressClosed | Punt | NoRoom | Hash | ToUs | OtherMac | Vlan | Protocol | Dangling
+        | BridgeClosed | Unknown => (400_000, 20_000),
+        Source | Special | SameInterface | Mtu | Options | Moved => (100_000, 10_000),
+        Arp | Nd | Broadcast | Multicast | PortDown | Control => (20_000, 2_000),
         // Each frame of these costs the kernel a search, a queue place or an answer, and the kernel's own limits follow.
         Glean | Unresolved | NoRoute | Unreachable | Ttl | Malformed => (20_000, 2_000),
     };

@@ -131,6 +131,12 @@ impl Words64 {
             w.store(v, Ordering::Release);
         }
     }
+    /// Set the word to `new` if it is `was`: for what several may write.
+    pub fn replace(&self, i: usize, was: u64, new: u64) {
+        if let Some(w) = self.0.get(i) {
+            let _ = w.compare_exchange(was, new, Ordering::AcqRel, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Bytes of a cache line.

@@ -4,17 +4,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Addr, DropReason, Fwd, Mac, NextHopId, PortId, RifId, TrapClass, Urpf};
+use hal::{Addr, BridgePortId, DropReason, FidId, Fwd, Mac, NextHopId, PortId, RifId, TrapClass, Urpf};
 use serde::Serialize;
 
 use crate::chip::SimChip;
 use crate::stage::{self, Verdict};
 use crate::table::Leaf;
+use crate::table::fdb::Known;
 
 /// A step with the tables' own indices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Raw {
     Ingress(u32),
+    Fid(u32),
+    Station(Option<Known>),
     Ip4 { src: Ipv4Addr, dst: Ipv4Addr, ttl: u8, len: u32 },
     Ip6 { src: Ipv6Addr, dst: Ipv6Addr, ttl: u8, len: u32 },
     Rule(u32),
@@ -53,6 +56,16 @@ pub enum Step {
     Ingress {
         /// Which.
         rif: Option<RifId>,
+    },
+    /// The VLAN of a bridge that it belongs to.
+    Fid {
+        /// Which.
+        fid: Option<FidId>,
+    },
+    /// What the bridge knows of the station that it is for.
+    Station {
+        /// `None`: nothing.
+        at: Option<Station>,
     },
     /// A packet with a good header.
     Packet {
@@ -123,6 +136,20 @@ pub enum Step {
     Drop(DropReason),
 }
 
+/// What is known of a station.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Station {
+    /// It was learned there.
+    Learned(BridgePortId),
+    /// It is there by configuration.
+    Port(BridgePortId),
+    /// It is that router interface.
+    Route(RifId),
+    /// Frames to it are the kernel's.
+    Trap(TrapClass),
+}
+
 impl SimChip {
     /// Decide on a frame as a pipeline does, and say why. It becomes what is sent if the verdict is to forward; nothing is counted.
     pub fn trace(&self, port: PortId, frame: &mut Vec<u8>) -> (Verdict, Vec<Step>) {
@@ -135,6 +162,17 @@ impl SimChip {
         let route = |l: Leaf| (l != Leaf::NONE).then(|| Some((l.len(), self.fwd(l.hop())?))).flatten();
         match raw {
             Raw::Ingress(i) => Step::Ingress { rif: self.rif_id(i) },
+            Raw::Fid(i) => Step::Fid { fid: self.fid_id(i) },
+            Raw::Station(k) => Step::Station {
+                at: k.and_then(|k| {
+                    Some(match k {
+                        Known::Learned(p) => Station::Learned(self.bridge_port_id(p)?),
+                        Known::Port(p) => Station::Port(self.bridge_port_id(p)?),
+                        Known::Route(r) => Station::Route(self.rif_id(r)?),
+                        Known::Trap(c) => Station::Trap(c),
+                    })
+                }),
+            },
             Raw::Ip4 { src, dst, ttl, len } => Step::Packet { src: src.ip(), dst: dst.ip(), ttl, len },
             Raw::Ip6 { src, dst, ttl, len } => Step::Packet { src: src.ip(), dst: dst.ip(), ttl, len },
             Raw::Rule(number) => Step::Rule { number },

@@ -409,6 +409,7 @@ impl Back {
                 None => punted = true,
             }
         }
+        self.flood(batch);
         // All frames for one wire at once, wire after wire.
         let mut done = 0;
         while let Some(first) = batch[done..].iter().position(|p| matches!(p.verdict, Verdict::Forward { .. })) {
@@ -436,6 +437,27 @@ impl Back {
             }
         }
         punted
+    }
+
+    /// Send the frames that leave by several ports.
+    fn flood(&self, batch: &mut [Packet<'_>]) {
+        let counters = self.pipeline.counters();
+        for p in batch.iter_mut() {
+            let Verdict::Flood { first, copies, .. } = p.verdict else { continue };
+            let all = self.pipeline.copies().get(first as usize..).and_then(|c| c.get(..usize::from(copies)));
+            let mut tagged = all.and_then(|c| c.first()).is_some_and(|c| c.tagged);
+            for c in all.into_iter().flatten() {
+                if tagged && !c.tagged {
+                    tagged = false;
+                    p.untag();
+                }
+                let Some(out) = self.ports.get(c.port.0 as usize) else { continue };
+                out.tx.send(&[p.flooded()], &mut |f, sent| match sent {
+                    true => counters.tx(c.port, f.len()),
+                    false => counters.dropped(c.port, DropReason::WireTx, f.len()),
+                });
+            }
+        }
     }
 
     /// A batch of what the kernel sends by that port. `false` if nothing will ever come again.

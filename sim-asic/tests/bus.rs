@@ -19,6 +19,9 @@ use sim_asic::SimChip;
 fn chip() -> SimChip {
     let profile = Profile {
         name: "fuzz".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 8,
         neigh4: 16,
         neigh6: 16,

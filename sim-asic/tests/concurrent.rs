@@ -30,6 +30,9 @@ fn set(c: &mut SimChip, r: impl Into<Record>) {
 fn chip() -> SimChip {
     let profile = Profile {
         name: "test".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 8,
         neigh4: 16,
         neigh6: 16,

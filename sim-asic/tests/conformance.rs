@@ -25,6 +25,9 @@ fn chip(profile: Profile) -> Box<dyn Backend> {
 fn profile(n: u32) -> Profile {
     Profile {
         name: "test".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: n,
         neigh4: n + 1,
         neigh6: n,

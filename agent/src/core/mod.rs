@@ -115,6 +115,9 @@ struct Totals {
 fn no_profile() -> Profile {
     Profile {
         name: String::new(),
+        fids: 0,
+        bridge_ports: 0,
+        fdb: 0,
         rifs: 0,
         neigh4: 0,
         neigh6: 0,

@@ -224,6 +224,9 @@ struct Lab {
 fn profile() -> Profile {
     Profile {
         name: "test".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 16,
         neigh4: 64,
         neigh6: 64,

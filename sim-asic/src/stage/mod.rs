@@ -3,6 +3,7 @@
 //! Each step is a file; this one runs them over a batch, step by step, so that the memory accesses of many frames overlap.
 //! Reading frames, sending them, policing traps and talking to the kernel is `worker`'s.
 
+mod bridge;
 mod decide;
 mod dissect;
 mod hash;
@@ -20,9 +21,12 @@ use hal::{DropReason, Mac, PortId, TableId, TrapClass};
 
 use crate::counters::{PortCells, WorkerCounters};
 use crate::sync::Reader;
+use crate::table::bridge::Bridged;
 use crate::table::takers::{Claim, TagWord};
 use crate::table::{Leaf, NODE, Rif, Tables, lpm6};
 use crate::trace::{Note, Raw};
+pub use bridge::Copy;
+use bridge::Came;
 use parse::{Family, Head};
 use resolve::Way;
 use sample::Ring;
@@ -37,6 +41,18 @@ pub enum Verdict {
         /// By how many bytes of VLAN tags it grew at its front; below 0: shrank.
         grown: i8,
         /// Its bytes now: padding behind the IP packet is cut off.
+        len: u32,
+    },
+    /// Send it by several ports: those of [`Pipeline::copies`] from `first` on. It is as the first of them gets it; those that get it
+    /// without tag come after those that get it tagged ([`Packet::untag`]).
+    Flood {
+        /// The first.
+        first: u32,
+        /// How many.
+        copies: u16,
+        /// As of [`Verdict::Forward`].
+        grown: i8,
+        /// As of [`Verdict::Forward`].
         len: u32,
     },
     /// Give the frame, which is as it was received, to the kernel through its ingress port's netdev.
@@ -79,6 +95,19 @@ impl<'a> Packet<'a> {
     fn len(&self) -> usize {
         self.buf.len().saturating_sub(ROOM)
     }
+    /// What the first ports of a flooded frame get.
+    pub fn flooded(&self) -> &[u8] {
+        let Verdict::Flood { grown, len, .. } = self.verdict else { return &[] };
+        sent(self.buf, grown, len)
+    }
+    /// A flooded frame that bears a tag loses it.
+    pub fn untag(&mut self) {
+        if let Verdict::Flood { grown, len, .. } = &mut self.verdict {
+            bridge::strip(self.buf, ROOM.saturating_add_signed(-isize::from(*grown)));
+            *grown -= 4;
+            *len = len.saturating_sub(4);
+        }
+    }
     /// What is to be sent, and where.
     #[inline(always)]
     pub fn sent(&self) -> Option<(PortId, &[u8])> {
@@ -91,9 +120,15 @@ impl Verdict {
     #[inline(always)]
     fn sent(self, buf: &[u8]) -> Option<(PortId, &[u8])> {
         let Verdict::Forward { port, grown, len } = self else { return None };
-        let from = ROOM.saturating_add_signed(-isize::from(grown));
-        Some((port, buf.get(from..)?.get(..len as usize)?))
+        Some((port, sent(buf, grown, len)))
     }
+}
+
+/// What of a buffer is to be sent.
+#[inline(always)]
+fn sent(buf: &[u8], grown: i8, len: u32) -> &[u8] {
+    let from = ROOM.saturating_add_signed(-isize::from(grown));
+    buf.get(from..).and_then(|b| b.get(..len as usize)).unwrap_or_default()
 }
 
 /// Frames that go through a step together.
@@ -107,6 +142,7 @@ pub struct Pipeline {
     counters: Arc<WorkerCounters>,
     samples: Arc<Ring>,
     scratch: Box<Scratch>,
+    copies: Vec<Copy>,
 }
 
 /// What is known of the frames of a chunk from one step to the next. Kept, so that no chunk has to clear it; a step reads
@@ -132,11 +168,29 @@ struct Ingress {
     rif: Option<(u32, Rif)>,
     /// The interface that another frame was found to belong to.
     other: Option<(Claim, u32, Rif)>,
+    bridge: Bridge,
+}
+
+/// What an ingress port is to bridges.
+#[derive(Clone, Copy)]
+enum Bridge {
+    No,
+    Port(Came),
+    /// Of two, or of one that is not there.
+    Unclear,
 }
 
 impl Ingress {
     fn of(t: &Tables, port: PortId) -> Self {
-        Ingress { port, rif: t.rif_of(port).and_then(|i| Some((i, t.rif(i)?))), other: None }
+        let bridge = match t.bridges.of(port) {
+            Bridged::No => Bridge::No,
+            Bridged::As(index) => match t.bridges.port(index) {
+                Some(port) => Bridge::Port(Came { index, port }),
+                None => Bridge::Unclear,
+            },
+            Bridged::Disputed => Bridge::Unclear,
+        };
+        Ingress { port, rif: t.rif_of(port).and_then(|i| Some((i, t.rif(i)?))), other: None, bridge }
     }
     /// The interface that takes frames to that MAC with these tags.
     #[inline]
@@ -151,6 +205,22 @@ impl Ingress {
     }
 }
 
+/// A frame's way to the lookups of routes, or its verdict.
+#[inline(always)]
+fn entry(
+    t: &Tables,
+    ingress: &mut Ingress,
+    buf: &mut [u8],
+    copies: &mut Vec<Copy>,
+    note: &mut impl Note,
+) -> Result<Head, Verdict> {
+    match &ingress.bridge {
+        Bridge::No => parse::frame(t, ingress, buf, note),
+        Bridge::Port(came) => bridge::frame(t, came, buf, copies, note),
+        Bridge::Unclear => trap(TrapClass::Dangling, note),
+    }
+}
+
 impl Pipeline {
     pub(crate) fn new(tables: Arc<Tables>, reader: Reader, counters: Arc<WorkerCounters>, samples: Arc<Ring>) -> Self {
         let scratch = Scratch {
@@ -162,17 +232,22 @@ impl Pipeline {
             src: [0; CHUNK],
             rest: [0; CHUNK],
         };
-        Pipeline { tables, reader, counters, samples, scratch: Box::new(scratch) }
+        Pipeline { tables, reader, counters, samples, scratch: Box::new(scratch), copies: Vec::new() }
     }
     /// Where this worker counts; the pipeline's verdicts are already in it.
     pub fn counters(&self) -> &Arc<WorkerCounters> {
         &self.counters
     }
+    /// What frames of the last batch are sent by several ports.
+    pub fn copies(&self) -> &[Copy] {
+        &self.copies
+    }
     /// Decide on each frame and rewrite those that are forwarded.
     pub fn run(&mut self, batch: &mut [Packet<'_>]) {
+        self.copies.clear();
         for chunk in batch.chunks_mut(CHUNK) {
             let pin = self.reader.pin();
-            let sample = chunk_verdicts(&self.tables, &mut self.scratch, chunk);
+            let sample = chunk_verdicts(&self.tables, &mut self.scratch, chunk, &mut self.copies);
             drop(pin);
             if let Some((table, vrf, addr)) = sample {
                 self.samples.push(table, vrf, addr);
@@ -193,7 +268,7 @@ impl Pipeline {
                 let len = p.len() as u64;
                 bytes += len;
                 match p.verdict {
-                    Verdict::Forward { .. } => {}
+                    Verdict::Forward { .. } | Verdict::Flood { .. } => {}
                     Verdict::Trap(class) => {
                         add(&mut trapped, len);
                         c.traps[class as usize].add(1, len);
@@ -224,7 +299,7 @@ impl Pipeline {
 pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut Vec<u8>, steps: &mut Vec<Raw>) -> Verdict {
     let _pin = reader.pin();
     let mut buf = with_room(frame);
-    let v = match parse::frame(t, &mut Ingress::of(t, port), &buf, steps) {
+    let v = match entry(t, &mut Ingress::of(t, port), &mut buf, &mut Vec::new(), steps) {
         Err(v) => v,
         Ok(mut h) => {
             if let Some(lists) = t.rules.get() {
@@ -244,7 +319,12 @@ pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut Vec
 }
 
 /// The verdicts of up to [`CHUNK`] frames. Returns one destination that was forwarded.
-fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Option<(TableId, u32, u128)> {
+fn chunk_verdicts(
+    t: &Tables,
+    s: &mut Scratch,
+    chunk: &mut [Packet<'_>],
+    copies: &mut Vec<Copy>,
+) -> Option<(TableId, u32, u128)> {
     let Scratch { heads, todo4, todo6, live, dst, src, rest } = s;
     let (mut n4, mut n6) = (0, 0);
     let mut ingress = Ingress::of(t, chunk.first()?.port);
@@ -253,7 +333,7 @@ fn chunk_verdicts(t: &Tables, s: &mut Scratch, chunk: &mut [Packet<'_>]) -> Opti
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);
         }
-        match parse::frame(t, &mut ingress, p.buf, &mut ()) {
+        match entry(t, &mut ingress, p.buf, copies, &mut ()) {
             Err(v) => p.verdict = v,
             Ok(mut head) => {
                 if let Some(lists) = &rules {

@@ -124,17 +124,22 @@ fn beside(
     packet(eth, ethertype, ip, ETH, (index, &rif), note)
 }
 
-fn is_tag(ethertype: u16) -> bool {
+pub(super) fn is_tag(ethertype: u16) -> bool {
     ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_QINQ
 }
 
-fn mac(eth: &[u8]) -> [u8; 6] {
+/// The type of tags, 802.1ad's or 802.1Q's.
+pub(super) fn tpid(ad: bool) -> u16 {
+    if ad { ETHERTYPE_QINQ } else { ETHERTYPE_VLAN }
+}
+
+pub(super) fn mac(eth: &[u8]) -> [u8; 6] {
     eth.first_chunk().copied().unwrap_or_default()
 }
 
 /// ARP and neighbour discovery have the class that they are policed by, whomever they are addressed to.
 #[inline(always)]
-fn solicitation(ethertype: u16, ip: &[u8], note: &mut impl Note) -> Result<(), Verdict> {
+pub(super) fn solicitation(ethertype: u16, ip: &[u8], note: &mut impl Note) -> Result<(), Verdict> {
     if ethertype == ETHERTYPE_ARP {
         return trap(TrapClass::Arp, note);
     }
@@ -145,7 +150,7 @@ fn solicitation(ethertype: u16, ip: &[u8], note: &mut impl Note) -> Result<(), V
 }
 
 /// A frame that no interface takes; `unicast` is the class of one to a single station.
-fn stranger<T>(eth: &[u8], unicast: TrapClass, note: &mut impl Note) -> Result<T, Verdict> {
+pub(super) fn stranger<T>(eth: &[u8], unicast: TrapClass, note: &mut impl Note) -> Result<T, Verdict> {
     let class = match eth[0] & 1 {
         1 if eth[..6] == [0xff; 6] => TrapClass::Broadcast,
         1 => TrapClass::Multicast,
@@ -180,6 +185,22 @@ fn tagged(t: &Tables, ingress: &mut Ingress, frame: &[u8], note: &mut impl Note)
         return trap(TrapClass::Protocol, note);
     }
     packet(eth, ethertype, ip, at, (index, &rif), note)
+}
+
+/// What came in for a router interface, whose payload begins `at` bytes into the frame.
+pub(super) fn routed(
+    eth: &[u8],
+    ethertype: u16,
+    ip: &[u8],
+    at: usize,
+    rif: (u32, &Rif),
+    note: &mut impl Note,
+) -> Result<Head, Verdict> {
+    match ethertype {
+        ETHERTYPE_IP4 | ETHERTYPE_IP6 => packet(eth, ethertype, ip, at, rif, note),
+        _ if is_tag(ethertype) => trap(TrapClass::Vlan, note),
+        _ => trap(TrapClass::Protocol, note),
+    }
 }
 
 /// An IP packet to the interface's MAC, which begins `at` bytes into the frame.

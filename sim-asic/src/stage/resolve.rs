@@ -144,6 +144,10 @@ fn out(
         return trap(TrapClass::Mtu, note);
     }
     if !t.link(a.rif.port()) {
+        if let Some(fid) = a.rif.fid() {
+            let (port, tags) = super::bridge::egress(t, fid, mac, h.len, note)?;
+            return Ok(Out { port, src: a.rif.mac(), dst: mac, tags });
+        }
         return trap(TrapClass::PortDown, note);
     }
     Ok(Out { port: a.rif.port(), src: a.rif.mac(), dst: mac, tags: a.rif.tags() })

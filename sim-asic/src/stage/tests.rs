@@ -1,5 +1,6 @@
 //! The pipeline as a whole: frames in, verdicts out, over tables set through the contract.
 
+mod bridge;
 mod policies;
 mod rules;
 
@@ -19,6 +20,9 @@ const PORTS: usize = 4;
 pub(crate) fn profile() -> Profile {
     Profile {
         name: "test".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 16,
         neigh4: 32,
         neigh6: 32,

@@ -4,7 +4,9 @@
 //! that others refer to has an index here for as long as anything refers to it; its word says whether it is there.
 //! Not here: keys of the contract (the writer keeps them) and packets (`stage`).
 
+pub(crate) mod bridge;
 pub(crate) mod buckets;
+pub(crate) mod fdb;
 pub(crate) mod group;
 pub(crate) mod ids;
 pub(crate) mod lpm4;
@@ -18,7 +20,7 @@ pub(crate) mod vrfs;
 
 use hal::{DropReason, HashPolicy, Mac, PortId, Profile, TrapClass, Urpf, hash_field};
 
-use crate::sync::{Records, Words32};
+use crate::sync::{Epochs, Records, Words32};
 use takers::{Claim, TagWord, Takers};
 
 /// A route's verdict and the length of its prefix in 32 bits, the top bit free: what LPM cells hold. 0: no route.
@@ -90,7 +92,7 @@ pub(crate) struct Rif {
     pub(crate) urpf: Urpf,
     pub(crate) mtu4: u32,
     pub(crate) mtu6: u32,
-    /// Below [`Rif::PORTS`].
+    /// Below [`Rif::PORTS`]; [`Rif::FID`]: it stands on the FID whose index its `tags` are.
     pub(crate) port: PortId,
     /// Root of its virtual router, below [`Rif::VRFS`], or [`vrfs::NOWHERE`].
     pub(crate) vrf: u32,
@@ -119,6 +121,8 @@ impl Rif {
     /// So many ports, and roots of virtual routers with that of none, can be told apart in a record.
     pub(crate) const PORTS: u32 = 1 << 20;
     pub(crate) const VRFS: u32 = 1 << 12;
+    /// No port, and one without link.
+    pub(crate) const FID: PortId = PortId(Self::PORTS - 1);
 
     pub(crate) fn words(&self) -> [u64; 3] {
         let flag = |on, bit| if on { bit } else { 0 };
@@ -199,6 +203,10 @@ impl Egress {
     pub(crate) fn tags(&self) -> TagWord {
         TagWord((self.0[2] >> 32) as u32)
     }
+    /// Index of the FID that it stands on, if it does.
+    pub(crate) fn fid(&self) -> Option<u32> {
+        (self.port() == Rif::FID).then(|| self.tags().0)
+    }
 }
 
 /// Everything that a pipeline reads.
@@ -223,6 +231,7 @@ pub(crate) struct Tables {
     pub(crate) routes4: lpm4::Lpm4,
     pub(crate) routes6: lpm6::Lpm6,
     pub(crate) rules: rules::Rules,
+    pub(crate) bridges: bridge::Bridges,
 }
 
 /// How many indices a table of objects has that others refer to: those that are there, and removed ones still referred to.
@@ -231,7 +240,7 @@ pub(crate) fn indices(capacity: u32) -> u32 {
 }
 
 impl Tables {
-    pub(crate) fn new(p: &Profile, ports: usize, seed: u64) -> Self {
+    pub(crate) fn new(p: &Profile, ports: usize, seed: u64, epochs: &Epochs) -> Self {
         // One that each next hop holds, one more while it changes.
         let held = indices(p.nexthops).saturating_add(1);
         Tables {
@@ -249,6 +258,7 @@ impl Tables {
             routes4: lpm4::Lpm4::new(p.routes4, p.vrfs),
             routes6: lpm6::Lpm6::new(p.routes6, p.vrfs),
             rules: rules::Rules::default(),
+            bridges: bridge::Bridges::new(p, ports, seed, epochs),
         }
     }
 

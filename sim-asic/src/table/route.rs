@@ -202,6 +202,9 @@ mod tests {
     pub(crate) fn profile(routes: u32) -> Profile {
         Profile {
             name: "test".into(),
+            fids: 16,
+            bridge_ports: 16,
+            fdb: 64,
             rifs: 8,
             neigh4: 8,
             neigh6: 8,
@@ -247,7 +250,8 @@ mod tests {
     }
 
     fn agrees<F: Lpm>(routes: u32, steps: &[Step]) {
-        let (t, e) = (Tables::new(&profile(routes), 1, 1), Epochs::default());
+        let e = Epochs::default();
+        let t = Tables::new(&profile(routes), 1, 1, &e);
         let mut r = Routes::<F>::new(routes);
         let mut model = BTreeMap::new();
         let mut probes = vec![(VrfId(0), 0u128)];
@@ -325,7 +329,8 @@ mod tests {
 
     #[test]
     fn churn_leaves_nothing_behind() {
-        let (t, e) = (Tables::new(&profile(64), 1, 1), Epochs::default());
+        let e = Epochs::default();
+        let t = Tables::new(&profile(64), 1, 1, &e);
         let (mut r4, mut r6) = (Routes::<V4>::new(64), Routes::<V6>::new(64));
         for round in 0..300u32 {
             for i in 0..64u32 {
