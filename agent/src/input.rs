@@ -15,6 +15,10 @@ use crate::policy::{Polled, PortRef};
 pub enum DumpKind {
     /// `RTM_GETLINK`
     Link,
+    /// `RTM_GETVLAN`
+    Vlan,
+    /// `RTM_GETNEIGH` of family `AF_BRIDGE`
+    Fdb,
     /// `RTM_GETNETCONF`, both families
     Netconf,
     /// `RTM_GETADDR`, both families
@@ -36,8 +40,10 @@ pub enum DumpKind {
 impl DumpKind {
     /// All kinds that are always dumped, in dependency order; [`DumpKind::List6`] only where one of IPv6 routes leaves something
     /// open.
-    pub const ALL: [DumpKind; 8] = [
+    pub const ALL: [DumpKind; 10] = [
         DumpKind::Link,
+        DumpKind::Vlan,
+        DumpKind::Fdb,
         DumpKind::Netconf,
         DumpKind::Addr,
         DumpKind::NextHop,
@@ -52,6 +58,8 @@ impl fmt::Display for DumpKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             DumpKind::Link => "its devices",
+            DumpKind::Vlan => "its bridges' VLANs",
+            DumpKind::Fdb => "its bridges' stations",
             DumpKind::Netconf => "its netconf settings",
             DumpKind::Addr => "its addresses",
             DumpKind::NextHop => "its next-hop objects",

@@ -96,7 +96,7 @@ pub fn dump(kind: DumpKind) -> Vec<u8> {
         DumpKind::Rule => {
             [rule(2, 0, 255), rule(2, 32766, 254), rule(2, 32767, 253), rule(10, 0, 255), rule(10, 32766, 254)].concat()
         }
-        DumpKind::Neigh | DumpKind::NextHop | DumpKind::List6 => Vec::new(),
+        DumpKind::Neigh | DumpKind::NextHop | DumpKind::List6 | DumpKind::Vlan | DumpKind::Fdb => Vec::new(),
         DumpKind::Route4 => ports
             .flat_map(|i| {
                 let n = i as u8;

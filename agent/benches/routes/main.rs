@@ -27,6 +27,9 @@ const ROUTES: u32 = 1_000_000;
 fn profile() -> Profile {
     Profile {
         name: "bench".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 64,
         neigh4: 4096,
         neigh6: 4096,

@@ -1,6 +1,7 @@
 //! Kernel objects → what each table of the chip should hold, and why hardware does not carry what it does not.
 //! Pure: no clock, no I/O, no memory of the chip. One file per table.
 
+pub mod bridge;
 pub mod group;
 pub mod neigh;
 pub mod rif;
@@ -251,6 +252,12 @@ pub enum Why {
     RuleSources,
     /// It belongs to a VRF, and no rule of the family has its packets look up the VRF's table before others.
     VrfRule,
+    /// Its bridge, of that name, is not offloaded for that reason.
+    Bridge(String, Box<Why>),
+    /// A setting of a bridge or of a port of one, by its name in `ip link`.
+    BridgeSetting(&'static str),
+    /// A device of that name stands on the bridge port.
+    Upper(String),
     /// What a device below it, of that name, is closed for.
     Below(String, Box<Why>),
     /// A VLAN device without `reorder_hdr`, or with a flag that is not known.
@@ -331,6 +338,9 @@ impl fmt::Display for Why {
             Why::RuleSources => f.write_str("rp_filter goes by the rules beyond the default ones (ip rule), too, not offloaded yet"),
             Why::VrfRule => f.write_str("no rule looks up its VRF's table before table main (ip rule, l3mdev)"),
             Why::Master(m) => write!(f, "the port is a member of {m}, not offloaded yet"),
+            Why::Bridge(name, why) => write!(f, "{why}: bridge {name}"),
+            Why::BridgeSetting(s) => write!(f, "{s} is set, not offloaded yet"),
+            Why::Upper(name) => write!(f, "{name} stands on the bridge port, and has frames before the bridge"),
             Why::Below(name, why) => write!(f, "{why}: {name}, on which it stands"),
             Why::VlanFlags => f.write_str("hands frames on with their tags (reorder_hdr off), or has a flag that is not known here"),
             Why::QosMap => f.write_str("gives its tags priorities (egress-qos-map), not offloaded yet"),

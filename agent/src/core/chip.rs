@@ -107,6 +107,7 @@ impl Core {
                     self.count_ports();
                 }
             }
+            FromChip::Event(e @ (Event::Learned(..) | Event::Aged(_) | Event::FdbLost)) => self.stations_said(e),
             FromChip::Event(Event::Port(other)) => {
                 tracing::warn!(table = %other.table(), "the chip reports as a port what is none");
             }
@@ -140,6 +141,7 @@ impl Core {
 
     fn read_chip(&mut self) {
         self.program.reset();
+        self.stations.reset();
         self.walks.clear();
         self.drop_asks("the chip is being read anew");
         self.void_check();
@@ -161,6 +163,7 @@ impl Core {
             None => {
                 self.chip.state = State::Ready;
                 self.program.touch_all();
+                self.touch_bridges();
                 self.touch_neighs();
                 self.count_ports();
                 self.program.recompile_routes = true;
@@ -179,6 +182,7 @@ impl Core {
                 for r in records {
                     match r {
                         Record::Port(k, e) => drop(self.table_ports.insert(k, *e)),
+                        Record::Fdb(k, p) => self.stations.load(k, p),
                         r => self.program.load(r),
                     }
                 }
@@ -207,6 +211,7 @@ impl Core {
     pub(super) fn chip_lost(&mut self, why: String) {
         self.chip.state = State::Absent(format!("the chip is not connected: {why}"));
         self.program.reset();
+        self.stations.reset();
         self.walks.clear();
         self.drop_asks("the chip is not connected");
         self.void_check();
@@ -261,7 +266,12 @@ fn record(r: &Record) -> Value {
     match r {
         Record::Port(k, e) => json!({"key": k, "entry": e}),
         Record::Switch(_, e) => json!({"entry": e}),
+        Record::Fid(k, e) => json!({"key": k, "entry": e}),
+        Record::BridgePort(k, e) => json!({"key": k, "entry": e}),
+        Record::FidMember(k, e) => json!({"key": k, "entry": e}),
         Record::Rif(k, e) => json!({"key": k, "entry": e}),
+        Record::FdbStatic(k, e) => json!({"key": k, "entry": e}),
+        Record::Fdb(k, e) => json!({"key": k, "entry": e}),
         Record::Neigh4(k, e) => json!({"key": k, "entry": e}),
         Record::Neigh6(k, e) => json!({"key": k, "entry": e}),
         Record::NextHop(k, e) => json!({"key": k, "entry": e}),

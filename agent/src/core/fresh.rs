@@ -338,6 +338,9 @@ impl Core {
 
     /// The kernel answered a request.
     pub(super) fn ack(&mut self, id: u64, errno: i32, message: &str) {
+        if self.station_ack(id, errno, message) {
+            return;
+        }
         let Some((_, (ifindex, addr))) = self.fresh.waiting.remove(&id) else { return };
         // The device went down, IPv6 is off on it, or the entry came or went: news of that is on its way, or was here already.
         let off = errno == libc::EINVAL && addr.is_ipv6();

@@ -9,6 +9,7 @@ mod chip;
 mod fresh;
 mod settle;
 mod show;
+mod stations;
 mod sync;
 mod walk;
 
@@ -91,6 +92,7 @@ pub struct Core {
     /// When the last audit began.
     audit_at: Nanos,
     fresh: fresh::Fresh,
+    stations: stations::Stations,
     counts: Vec<show::Count>,
     lists: VecDeque<show::List>,
     next_id: u64,
@@ -165,6 +167,7 @@ impl Core {
             check: None,
             audit_at: 0,
             fresh: fresh::Fresh::default(),
+            stations: stations::Stations::default(),
             counts: Vec::new(),
             lists: VecDeque::new(),
             next_id: 0,
@@ -225,6 +228,7 @@ impl Core {
                 && (self.program.recompile_routes
                     || (self.walks.busy() && self.program.wants_prefixes())
                     || self.program.ready()))
+            || (self.programming() && self.stations.busy())
             || !self.counts.is_empty()
             || !self.lists.is_empty()
             || self.check.as_ref().is_some_and(check::Check::busy)
@@ -280,6 +284,7 @@ impl Core {
             self.program.pump(self.now, &facts, &mut self.out);
         }
         self.vrfs_work();
+        self.stations_work();
         self.fresh_work();
         self.settle_work();
         self.check_work();
@@ -290,7 +295,8 @@ impl Core {
     /// What the mirror says has changed is looked at again.
     pub(crate) fn take_dirt(&mut self) {
         let d = self.mirror.take_dirt();
-        self.changes += (d.links.len() + d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
+        self.changes += (d.links.len() + d.bridge_ports.len() + d.vlans.len() + d.stations.len()) as u64;
+        self.changes += (d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
             + u64::from(d.netconf)
             + u64::from(d.rules)
             + u64::from(d.doubt);
@@ -305,6 +311,26 @@ impl Core {
             if d.links.contains(&i) || stand.below.iter().any(|b| d.links.contains(b)) {
                 self.program.rif.touch(RifId(i));
             }
+        }
+        for i in &d.links {
+            if self.mirror.link(*i).is_none_or(|l| l.kind == "bridge") {
+                self.touch_bridge(*i);
+            }
+            if self.ports.get(*i).is_some() {
+                self.touch_bridge_port(*i);
+            }
+        }
+        for i in &d.bridge_ports {
+            self.touch_bridge_port(*i);
+        }
+        for (i, vid) in &d.vlans {
+            self.touch_vlan(*i, *vid);
+        }
+        for (k, gone) in &d.stations {
+            if let Some(k) = crate::compile::bridge::fdb_key(k) {
+                self.stations.changed(k, *gone);
+            }
+            self.touch_station(k, false);
         }
         self.vrfs_look |= d.rules || !d.links.is_empty();
         // Once in a kernel's life.
@@ -393,6 +419,7 @@ impl Core {
         self.touch_rifs();
         self.ports = ports;
         self.touch_rifs();
+        self.touch_bridges();
         if moved {
             self.program.neigh4.touch_all();
             self.program.neigh6.touch_all();
@@ -508,6 +535,7 @@ impl Core {
         if gate != self.gate {
             let old = core::mem::replace(&mut self.gate, gate);
             self.touch_rifs();
+            self.touch_bridges();
             self.judge_prefixes::<V4>(&old);
             self.judge_prefixes::<V6>(&old);
             for (vrf, host) in old.hosts::<V4>().chain(self.gate.hosts::<V4>()) {
@@ -580,7 +608,11 @@ impl Core {
     /// The prefix of a route's key, to have it compiled again.
     fn touch_key(&mut self, key: AnyKey) {
         match key {
-            AnyKey::Port(_) | AnyKey::Bucket(_) => {}
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Fdb(_) => {}
+            AnyKey::Fid(k) => self.program.fid.touch(k),
+            AnyKey::BridgePort(k) => self.program.bridge_port.touch(k),
+            AnyKey::FidMember(k) => self.program.member.touch(k),
+            AnyKey::FdbStatic(k) => self.program.station.touch(k),
             AnyKey::Switch(k) => self.program.switch.touch(k),
             AnyKey::Rif(k) => self.program.rif.touch(k),
             AnyKey::Neigh4(k) => self.program.neigh4.touch(k),

@@ -137,6 +137,9 @@ impl Core {
         if self.mirror_busy || self.mirror.prefixes_dirty() || self.walks.busy() || !self.program.settled() {
             return Some("the chip is being programmed".into());
         }
+        if !self.stations.settled() {
+            return Some("the kernel is told of stations".into());
+        }
         if self.fresh.asking() {
             return Some("the kernel is asked for neighbours".into());
         }

@@ -5,7 +5,7 @@ pub(super) mod nexthop;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Addr, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
+use hal::{BridgePortId, Addr, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
@@ -210,6 +210,7 @@ fn vrf_name(core: &Core, id: VrfId) -> String {
 fn scope_name(core: &Core, s: Scope) -> String {
     match s {
         Scope::All => "all".into(),
+        Scope::Bridge => "bridge".into(),
         Scope::V4 => "inet".into(),
         Scope::V6 => "inet6".into(),
         Scope::Link(i) => dev(core, i),
@@ -384,7 +385,10 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
             o.insert("master".into(), dev(core, m).into());
         }
         if let Some(spec) = compile::rif::rif(&facts, l.ifindex) {
-            let RifKind::Port { port, tags } = spec.entry.kind;
+            let (port, tags) = match spec.entry.kind {
+                RifKind::Port { port, tags } => (port, tags),
+                RifKind::Fid(_) => return Value::Object(core::mem::take(o)),
+            };
             let mut why: Vec<String> =
                 [&spec.egress, &spec.ingress4, &spec.ingress6].into_iter().flatten().map(|w| named(core, w)).collect();
             if let Some((_, e)) = core.ports.get(l.ifindex) {
@@ -393,6 +397,11 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
                 o.insert("link".into(), e.link.into());
             } else {
                 o.insert("on".into(), l.lower.map(|i| dev(core, i)).into());
+            }
+            // A bridge has its frames: what keeps them from hardware is what matters.
+            if let Some(spec) = compile::bridge::bridge_port(&facts, BridgePortId(l.ifindex)) {
+                why = [&spec.egress, &spec.ingress].into_iter().flatten().map(|w| named(core, w)).collect();
+                o.insert("bridge".into(), (spec.entry.ingress && spec.entry.egress).into());
             }
             why.dedup();
             o.insert("port".into(), core.table_ports.get(&port).map(|e| e.name.clone()).into());

@@ -154,7 +154,7 @@ impl Kernel {
                 [rule(2, 0, 255), rule(2, 32766, 254), rule(2, 32767, 253), rule(10, 0, 255), rule(10, 32766, 254)]
                     .concat()
             }
-            DumpKind::List6 => Vec::new(),
+            DumpKind::List6 | DumpKind::Vlan | DumpKind::Fdb => Vec::new(),
             DumpKind::Route4 => {
                 let own = self.objects.iter().filter(|m| m[4] == 24).flatten().copied();
                 self.routes.iter().flat_map(|(k, to)| route(24, 2, k, to)).chain(own).collect()

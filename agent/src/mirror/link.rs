@@ -39,6 +39,11 @@ impl Mirror {
         if old.as_ref() == Some(&l) {
             return;
         }
+        if old.as_ref().is_some_and(|o| Link { port: l.port.clone(), ..o.clone() } == l) {
+            self.dirt.bridge_ports.insert(l.ifindex);
+            return;
+        }
+        self.enslaved(l.ifindex, old.as_ref().and_then(|o| o.master), l.master);
         self.dirt.links.insert(l.ifindex);
         let stands = |l: &Link| (l.lower, l.stacked);
         self.dirt.stacks |= old.as_ref().map(stands) != Some(stands(&l));
@@ -112,11 +117,11 @@ impl Mirror {
 
     pub(super) fn link_gone(&mut self, seq: u64, i: u32) {
         self.seen.links.remove(&i);
-        if self.ctx.links.remove(&i).is_none() {
-            return;
-        }
+        let Some(gone) = self.ctx.links.remove(&i) else { return };
+        self.enslaved(i, gone.master, None);
         self.dirt.links.insert(i);
         self.dirt.stacks = true;
+        self.bridge_gone(i);
         for id in self.ctx.objects.on(i) {
             self.object_gone(seq, id);
         }

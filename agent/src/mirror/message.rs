@@ -8,17 +8,19 @@ use std::net::IpAddr;
 use hal::{V4, V6};
 
 use super::routes::Warm;
-use super::types::{AddrKey, Rule};
+use super::types::{AddrKey, Rule, StationKey};
 use super::{Mirror, MirrorFamily, NTF_PROXY};
 use crate::input::DumpKind;
 use crate::netlink::{
-    AF_INET, AF_INET6, Malformed, Message, Of, Unknown, Unknowns, messages, nexthop, nlm, object, route, rtm,
+    AF_BRIDGE, AF_INET, AF_INET6, Malformed, Message, Of, Unknown, Unknowns, bridge, messages, nexthop, nlm, object, route, rtm,
 };
 
 /// An object of a kind that is dumped whole.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
     Link(u32),
+    Vlan(u32, u16),
+    Station(StationKey),
     Netconf(u8, i32),
     Addr(AddrKey),
     NextHop(u32),
@@ -30,6 +32,8 @@ impl Key {
     fn kind(&self) -> DumpKind {
         match self {
             Key::Link(_) => DumpKind::Link,
+            Key::Vlan(..) => DumpKind::Vlan,
+            Key::Station(_) => DumpKind::Fdb,
             Key::Netconf(..) => DumpKind::Netconf,
             Key::Addr(_) => DumpKind::Addr,
             Key::NextHop(_) => DumpKind::NextHop,
@@ -45,6 +49,8 @@ pub(super) struct Seen {
     /// What notifications spoke of since the dump of its kind began: there the dump may be the older news.
     touched: BTreeSet<Key>,
     pub links: BTreeSet<u32>,
+    pub vlans: BTreeSet<(u32, u16)>,
+    pub stations: BTreeSet<StationKey>,
     pub netconf: BTreeSet<(u8, i32)>,
     pub addrs: BTreeSet<AddrKey>,
     pub neighs: BTreeSet<(u32, IpAddr)>,
@@ -82,6 +88,8 @@ impl Mirror {
         self.doubt_begin(kind);
         match kind {
             DumpKind::Link => self.seen.links.clear(),
+            DumpKind::Vlan => self.seen.vlans.clear(),
+            DumpKind::Fdb => self.seen.stations.clear(),
             DumpKind::Netconf => self.seen.netconf.clear(),
             DumpKind::Addr => self.seen.addrs.clear(),
             DumpKind::NextHop => self.seen.objects.clear(),
@@ -146,6 +154,15 @@ impl Mirror {
                 for i in self.ctx.links.keys().copied().filter(|i| !self.seen.links.contains(i)).collect::<Vec<_>>() {
                     self.link_gone(0, i);
                 }
+            }
+            DumpKind::Vlan => {
+                let seen = std::mem::take(&mut self.seen.vlans);
+                self.vlans_gone(|k| !seen.contains(k));
+            }
+            DumpKind::Fdb => {
+                let seen = std::mem::take(&mut self.seen.stations);
+                let gone: Vec<_> = self.stations().map(|(k, _)| *k).filter(|k| !seen.contains(k)).collect();
+                gone.iter().for_each(|k| self.station_gone(k));
             }
             DumpKind::Netconf => {
                 let seen = &self.seen.netconf;
@@ -217,6 +234,46 @@ impl Mirror {
                     Some(&AF_INET) => self.route::<V4>(seq, m, delete, dump, unknown),
                     Some(&AF_INET6) => self.route::<V6>(seq, m, delete, dump, unknown),
                     _ => self.ignore(),
+                }
+            }
+            rtm::NEWLINK | rtm::DELLINK if m.body.first() == Some(&AF_BRIDGE) => match bridge::port_link(m.body)? {
+                Some((i, p)) if m.kind == rtm::NEWLINK && dump.is_none() => {
+                    self.heed(Key::Link(i), dump);
+                    self.bridge_port_said(i, p);
+                    Ok(())
+                }
+                _ => self.ignore(),
+            },
+            rtm::NEWVLAN | rtm::DELVLAN => {
+                let (i, all) = bridge::vlans(m.body, unknown)?;
+                for (first, last, v) in all {
+                    for vid in first..=last {
+                        if !self.heed(Key::Vlan(i, vid), dump) {
+                            continue;
+                        }
+                        if m.kind == rtm::NEWVLAN {
+                            self.seen.vlans.insert((i, vid));
+                            self.vlan_new(i, vid, v);
+                        } else {
+                            self.vlan_gone(i, vid);
+                        }
+                    }
+                }
+                Ok(())
+            }
+            rtm::NEWNEIGH | rtm::DELNEIGH if m.body.first() == Some(&AF_BRIDGE) => {
+                match bridge::station(m.body, unknown)? {
+                    None => self.ignore(),
+                    Some((k, _)) if !self.heed(Key::Station(k), dump) => Ok(()),
+                    Some((k, s)) if m.kind == rtm::NEWNEIGH => {
+                        self.seen.stations.insert(k);
+                        self.station_new(k, s);
+                        Ok(())
+                    }
+                    Some((k, _)) => {
+                        self.station_gone(&k);
+                        Ok(())
+                    }
                 }
             }
             rtm::NEWLINK | rtm::DELLINK => match object::link(m.body, unknown)? {

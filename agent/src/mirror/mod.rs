@@ -20,6 +20,7 @@ use crate::input::DumpKind;
 use crate::netlink::{AF_INET, AF_INET6};
 
 mod addr;
+mod bridge;
 mod ctx;
 mod diff;
 mod doubt;
@@ -73,6 +74,12 @@ pub struct Dirt {
     pub links: BTreeSet<u32>,
     /// What stands on what: a device came or went, or stands otherwise than before.
     pub stacks: bool,
+    /// Ports of bridges of which nothing changed but their settings and state there.
+    pub bridge_ports: BTreeSet<u32>,
+    /// VLANs of bridges and their ports that came, went or changed: device and VID.
+    pub vlans: BTreeSet<(u32, u16)>,
+    /// Stations of bridges that came, went or changed, and whether they were ever gone meanwhile.
+    pub stations: BTreeMap<StationKey, bool>,
     /// Netconf of `all` or `default` of some family changed.
     pub netconf: bool,
     /// IPv4 addresses that this machine took or gave up. Their /32 is among the dirty prefixes too.
@@ -117,6 +124,7 @@ pub struct Mirror {
     n4: BTreeMap<(u32, Ipv4Addr), Neigh>,
     n6: BTreeMap<(u32, Ipv6Addr), Neigh>,
     proxies: BTreeSet<(u32, IpAddr)>,
+    bridges: bridge::Bridges,
     rules: BTreeSet<(u8, Rule)>,
     /// Of these, those that the kernel may have more than once: nothing but `NLM_F_EXCL` keeps it from that.
     twins: BTreeSet<(u8, Rule)>,

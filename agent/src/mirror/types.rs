@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use hal::{Mac, Tag};
+use hal::{Mac, Tag, Tpid};
 use smallvec::SmallVec;
 
 macro_rules! bitflags_lite {
@@ -56,6 +56,94 @@ pub struct Link {
     pub xdp: bool,
     /// IPv6 MTU in bytes, as `IFLA_INET6_CONF` has it; `None` if IPv6 is not on the device.
     pub mtu6: Option<u32>,
+    /// A bridge's settings (`IFLA_BR_*`).
+    pub bridge: Option<Bridge>,
+    /// Those of a port of a bridge (`IFLA_BRPORT_*`).
+    pub port: Option<BridgePort>,
+}
+
+/// Settings of a bridge that matter to what it forwards.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bridge {
+    /// `IFLA_BR_AGEING_TIME`, in milliseconds.
+    pub ageing: u32,
+    /// `IFLA_BR_VLAN_FILTERING`
+    pub filtering: bool,
+    /// `IFLA_BR_VLAN_PROTOCOL`; `None`: a type of tags that is not known.
+    pub tpid: Option<Tpid>,
+    /// `IFLA_BR_MCAST_SNOOPING`
+    pub snooping: bool,
+    /// What it has set that hardware has no words for, by its name in `ip link`.
+    pub odd: Option<&'static str>,
+}
+
+/// Settings and state of a bridge port.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct BridgePort {
+    /// `BR_STATE_*` (`linux/if_bridge.h`).
+    pub state: u8,
+    /// `IFLA_BRPORT_MODE`
+    pub hairpin: bool,
+    /// `IFLA_BRPORT_LEARNING`
+    pub learning: bool,
+    /// `IFLA_BRPORT_UNICAST_FLOOD`
+    pub unknown: bool,
+    /// `IFLA_BRPORT_MCAST_FLOOD`
+    pub multicast: bool,
+    /// `IFLA_BRPORT_BCAST_FLOOD`
+    pub broadcast: bool,
+    /// `IFLA_BRPORT_ISOLATED`
+    pub isolated: bool,
+    /// What has a say in frames that come in by it and that hardware has no words for.
+    pub odd_in: Option<&'static str>,
+    /// The same for frames that leave by it.
+    pub odd_out: Option<&'static str>,
+    /// The same for all frames of the bridge.
+    pub odd_all: Option<&'static str>,
+}
+
+/// A VLAN of a bridge or of a port of one (`BRIDGE_VLANDB_ENTRY`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vlan {
+    /// `BRIDGE_VLAN_INFO_*` (`linux/if_bridge.h`).
+    pub flags: u16,
+    /// `BR_STATE_*`
+    pub state: u8,
+    /// Whether it says something that is not known here, or not offloaded.
+    pub odd: bool,
+}
+
+impl Vlan {
+    /// `BRIDGE_VLAN_INFO_PVID`
+    pub const PVID: u16 = 1 << 1;
+    /// `BRIDGE_VLAN_INFO_UNTAGGED`
+    pub const UNTAGGED: u16 = 1 << 2;
+    /// `BRIDGE_VLAN_INFO_BRENTRY`: of the bridge itself, that it takes part.
+    pub const BRENTRY: u16 = 1 << 5;
+}
+
+/// By which the kernel tells stations of bridges apart.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct StationKey {
+    /// The bridge.
+    pub bridge: u32,
+    /// 0 for none.
+    pub vid: u16,
+    /// Its address.
+    pub mac: Mac,
+}
+
+/// A station that a bridge knows (`RTM_NEWNEIGH` of family `AF_BRIDGE` with `NDA_MASTER`).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Station {
+    /// The device that it is behind, or the bridge itself.
+    pub dev: u32,
+    /// `NUD_*`: PERMANENT for the switch's own addresses, NOARP for static ones.
+    pub state: u16,
+    /// `NTF_*`
+    pub flags: u8,
+    /// `NDA_FLAGS_EXT`
+    pub flags_ext: u32,
 }
 
 /// How a device stands on another.

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use super::{AF_INET, AF_INET6, nlm, rtm};
+use super::{AF_BRIDGE, AF_INET, AF_INET6, nlm, rtm};
 use crate::input::DumpKind;
 
 /// A message under construction.
@@ -63,6 +63,8 @@ pub fn dump(kind: DumpKind) -> Vec<Vec<u8>> {
         DumpKind::Netconf => (rtm::GETNETCONF, 1, &[AF_INET, AF_INET6]),
         DumpKind::Addr => (rtm::GETADDR, 8, &[AF_INET, AF_INET6]),
         DumpKind::NextHop => (rtm::GETNEXTHOP, 8, &[0]),
+        DumpKind::Vlan => (rtm::GETVLAN, 8, &[AF_BRIDGE]),
+        DumpKind::Fdb => (rtm::GETNEIGH, 12, &[AF_BRIDGE]),
         DumpKind::Neigh => (rtm::GETNEIGH, 12, &[AF_INET, AF_INET6]),
         DumpKind::Rule => (rtm::GETRULE, 12, &[AF_INET, AF_INET6]),
         DumpKind::Route4 => (rtm::GETROUTE, 12, &[AF_INET]),
@@ -99,7 +101,7 @@ mod tests {
     #[test]
     fn requests_are_whole() {
         let mut all: Vec<Vec<u8>> = DumpKind::ALL.into_iter().flat_map(dump).collect();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 14);
         all.push(fence());
         for b in all {
             let m: Vec<_> = messages(&b).collect::<Result<_, _>>().unwrap();

@@ -5,6 +5,7 @@
 //! Not here: what the objects mean together, which is `mirror`.
 
 pub mod attr;
+pub mod bridge;
 pub mod build;
 pub mod nexthop;
 pub mod object;
@@ -38,6 +39,9 @@ pub mod rtm {
     pub const NEWNEXTHOP: u16 = 104;
     pub const DELNEXTHOP: u16 = 105;
     pub const GETNEXTHOP: u16 = 106;
+    pub const NEWVLAN: u16 = 112;
+    pub const DELVLAN: u16 = 113;
+    pub const GETVLAN: u16 = 114;
     pub const NEWNEXTHOPBUCKET: u16 = 116;
     pub const DELNEXTHOPBUCKET: u16 = 117;
 }
@@ -66,5 +70,6 @@ pub const AF_INET6: u8 = 10;
 pub const AF_BRIDGE: u8 = 7;
 
 /// Multicast groups of the monitor socket (`RTNLGRP_*`, `linux/rtnetlink.h`): link, neigh, IPv4 address, route, rule and
-/// netconf, IPv6 address, route, rule and netconf, next-hop objects.
-pub const MONITOR_GROUPS: [u32; 11] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
+/// netconf, IPv6 address, route, rule and netconf, next-hop objects,
+/// VLANs of bridges.
+pub const MONITOR_GROUPS: [u32; 12] = [1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32, 33];

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use hal::{Addr, Family, Mac, Tag, Tpid, V4, V6};
 
 use super::attr::{Attr, Attrs, Malformed, u16_at, u32_at};
-use super::{AF_INET, AF_INET6, Of, Unknowns};
+use super::{AF_INET, AF_INET6, Of, Unknowns, bridge};
 use crate::mirror::{AddrEntry, AddrKey, Link, Neigh, Rule, Stacked};
 
-fn mac(b: &[u8]) -> Option<Mac> {
+pub(super) fn mac(b: &[u8]) -> Option<Mac> {
     Some(Mac(b.try_into().ok()?))
 }
 
@@ -48,6 +48,8 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
         carrier_down: 0,
         xdp: false,
         mtu6: None,
+        bridge: None,
+        port: None,
     };
     let mut elsewhere = false;
     for a in attrs {
@@ -62,14 +64,23 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
             10 => l.master = Some(a.u32()?).filter(|m| *m != 0),
             // IFLA_LINKINFO: IFLA_INFO_KIND, IFLA_INFO_DATA, of a VRF with IFLA_VRF_TABLE
             18 => {
-                let mut data = None;
+                let (mut data, mut slave, mut slave_data) = (None, String::new(), None);
                 for i in a.nested() {
                     let i = i?;
                     match i.kind {
                         1 => l.kind = i.text(),
                         2 => data = Some(i),
+                        // IFLA_INFO_SLAVE_KIND, IFLA_INFO_SLAVE_DATA
+                        4 => slave = i.text(),
+                        5 => slave_data = Some(i),
                         _ => {}
                     }
+                }
+                if slave == "bridge" {
+                    l.port = slave_data.as_ref().map(bridge::port).transpose()?;
+                }
+                if l.kind == "bridge" {
+                    l.bridge = data.as_ref().map(bridge::bridge).transpose()?;
                 }
                 for d in data.iter().filter(|_| l.kind == "vrf").flat_map(|d| d.nested()) {
                     let d = d?;

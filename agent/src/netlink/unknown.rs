@@ -24,6 +24,8 @@ pub enum Of {
     NextHop,
     /// An attribute of a route, or of one of its next hops.
     Route,
+    /// An attribute of VLANs of a bridge.
+    Vlan,
     /// Flags of a route, those not known alone.
     RouteFlags,
     /// A metric of a route.
@@ -76,6 +78,7 @@ impl fmt::Display for Unknown {
             Of::Neigh => "neighbour",
             Of::Netconf => "netconf message",
             Of::Rule => "rule",
+            Of::Vlan => "VLAN message",
             Of::NextHop => "next-hop object",
             Of::Route => "route",
         };

@@ -116,7 +116,9 @@ fn one(b: &[u8], ports: &[PortRef], vrfs: &[u32]) -> Option<(u32, Vec<Finding>)>
         }
         if let Some(master) = find(&a, 10) {
             let master = u32_at(master, 0)?;
-            if !vrfs.contains(&master) {
+            // Bridges are compiled: their ports have no router interface of their own.
+            let bridged = find(&info, 4).map(text).is_some_and(|k| k == "bridge");
+            if !vrfs.contains(&master) && !bridged {
                 let why = format!("{name} belongs to the device of index {master}, which takes its frames");
                 findings.push(Finding::new(Scope::Link(ifindex), why));
             }

@@ -130,6 +130,8 @@ pub struct Netconf4 {
 pub enum Scope {
     /// Everything.
     All,
+    /// What bridges forward.
+    Bridge,
     /// All IPv4.
     V4,
     /// All IPv6.

@@ -318,16 +318,17 @@ fn generation(answer: &[Message]) -> io::Result<Vec<u8>> {
 fn legacy() -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut file = |name: &str, scope, judge: &dyn Fn(&str) -> Vec<Finding>| match std::fs::read_to_string(format!(
-        "/proc/thread-self/net/{name}"
+        "/proc/{name}"
     )) {
         Ok(text) => findings.extend(judge(&text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => findings.push(unreadable(scope, &format!("/proc/net/{name}"), &e)),
+        Err(e) => findings.push(unreadable(scope, &format!("/proc/{name}"), &e)),
     };
     // A table that can't be read is one that may do something.
-    file("ip_tables_names", Scope::V4, &|t| xtables::judge(t, false, |n| idle(n, false).unwrap_or(false)));
-    file("ip6_tables_names", Scope::V6, &|t| xtables::judge(t, true, |n| idle(n, true).unwrap_or(false)));
-    file("ip_vs", Scope::All, &|t| xtables::judge_ipvs(t).into_iter().collect());
+    file("thread-self/net/ip_tables_names", Scope::V4, &|t| xtables::judge(t, false, |n| idle(n, false).unwrap_or(false)));
+    file("thread-self/net/ip6_tables_names", Scope::V6, &|t| xtables::judge(t, true, |n| idle(n, true).unwrap_or(false)));
+    file("thread-self/net/ip_vs", Scope::All, &|t| xtables::judge_ipvs(t).into_iter().collect());
+    file("modules", Scope::Bridge, &|t| xtables::judge_ebtables(t));
     findings
 }
 

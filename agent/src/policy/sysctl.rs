@@ -21,7 +21,7 @@
 //! - `fib_multipath_hash_seed`: which legal member is used.
 //! - `fib_notify_on_flag_change`, `nexthop_compat_mode`: which messages are sent.
 //! - `core/default_qdisc`: seen as the queue discipline that a port has.
-//! - `netfilter/*`, `bridge/*`, `ipv4/vs/*`: need a hook, a bridge or a virtual service, which close the gate themselves.
+//! - `netfilter/*`, `ipv4/vs/*`: need a hook or a virtual service, which close the gate themselves.
 //! - `mpls/*`: MPLS frames are trapped.
 
 use hal::hash_field;
@@ -33,6 +33,8 @@ use super::{Finding, Polled, PortRef, Scope};
 pub enum Reach {
     /// All IPv4.
     V4,
+    /// What bridges forward.
+    Bridge,
     /// All IPv6.
     V6,
     /// The interface that `*` stands for, both ways.
@@ -134,6 +136,24 @@ pub const TABLE: &[Row] = &[
         why: "the kernel drops IPv6 that comes in by the interface",
     },
     Row {
+        path: "bridge/bridge-nf-call-iptables",
+        compiled: Compiled::Values(&["0"]),
+        reach: Reach::Bridge,
+        why: "IPv4 that a bridge forwards passes the firewall of routed packets (br_netfilter)",
+    },
+    Row {
+        path: "bridge/bridge-nf-call-ip6tables",
+        compiled: Compiled::Values(&["0"]),
+        reach: Reach::Bridge,
+        why: "the same of IPv6",
+    },
+    Row {
+        path: "bridge/bridge-nf-call-arptables",
+        compiled: Compiled::Values(&["0"]),
+        reach: Reach::Bridge,
+        why: "the same of ARP",
+    },
+    Row {
         path: "ipv6/route/skip_notify_on_dev_down",
         compiled: Compiled::Values(&["0"]),
         reach: Reach::V6,
@@ -194,6 +214,7 @@ impl Reach {
     /// The scope on a port; `None` for [`Reach::Nothing`] and, without a port, for what needs one.
     pub fn scope(self, port: Option<&PortRef>) -> Option<Scope> {
         match self {
+            Reach::Bridge => Some(Scope::Bridge),
             Reach::V4 => Some(Scope::V4),
             Reach::V6 => Some(Scope::V6),
             Reach::Link => port.map(|p| Scope::Link(p.ifindex)),
@@ -260,6 +281,7 @@ pub fn markdown() -> String {
             Compiled::Redirects6 => "0; any with forwarding on here".to_owned(),
         };
         let punts = match row.reach {
+            Reach::Bridge => "bridges",
             Reach::V4 => "IPv4",
             Reach::V6 => "IPv6",
             Reach::Link => "the interface",

@@ -1,7 +1,7 @@
 //! xtables' legacy tables and IP virtual services. Judges the text of files below `/proc/net`; no I/O.
 //!
-//! Legacy ebtables and arptables are not looked at: the first see frames of bridges alone, whose ports are closed for
-//! their master, the second see ARP, which is trapped.
+//! Of legacy ebtables nothing says which namespace has a table: where the module of one is loaded, all bridges are closed. Legacy
+//! arptables are not looked at: they see ARP to the switch itself, which is trapped.
 
 use super::{Finding, Scope};
 
@@ -45,6 +45,14 @@ pub fn passes_all(info: &[u8; INFO], entries: &[u8], v6: bool) -> bool {
         let underflow = u32_at(info, NAME + 4 + 4 * (HOOKS + h));
         entry.is_some() && entry == underflow && entry.and_then(|at| policy_accepts(at as usize)).is_some()
     })
+}
+
+/// What `/proc/modules` says of ebtables.
+pub fn judge_ebtables(modules: &str) -> Vec<Finding> {
+    let loaded = |m: &&str| ["ebtable_filter", "ebtable_nat", "ebtable_broute"].contains(m);
+    let names = modules.lines().filter_map(|l| l.split(' ').next());
+    let why = |m| format!("ebtables may have rules (module {m}): unload it (rmmod {m}) to have hardware bridge again");
+    names.filter(loaded).map(|m| Finding::new(Scope::Bridge, why(m)).by_firewall()).collect()
 }
 
 /// What `ip_tables_names` (`ip6_tables_names` with `v6`) closes. It names the tables that are registered, each hooked

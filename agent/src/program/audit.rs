@@ -12,8 +12,8 @@ use smallvec::SmallVec;
 
 use super::ids::Ids;
 use super::small::{PATIENT, Small};
-use super::{Program, closed, neigh, placed};
-use crate::compile::{self, Facts};
+use super::{Program, bridge_port_of, closed, fid_of, neigh, placed};
+use crate::compile::{self, Facts, bridge};
 
 /// Whether the chip was given what it should hold. What it refused is no difference, as long as what stands in its place
 /// traps.
@@ -52,7 +52,17 @@ impl Program {
     /// ports and routes.
     pub fn small_keys(&self, t: TableId, after: Option<AnyKey>, max: usize) -> Vec<AnyKey> {
         match (t, after) {
-            (TableId::Port | TableId::Bucket | TableId::Route4 | TableId::Route6, _) => Vec::new(),
+            (TableId::Port | TableId::Bucket | TableId::Fdb | TableId::Route4 | TableId::Route6, _) => Vec::new(),
+            (TableId::Fid, after) => self.fid.page(if let Some(AnyKey::Fid(k)) = after { Some(k) } else { None }, max),
+            (TableId::BridgePort, after) => {
+                self.bridge_port.page(if let Some(AnyKey::BridgePort(k)) = after { Some(k) } else { None }, max)
+            }
+            (TableId::FidMember, after) => {
+                self.member.page(if let Some(AnyKey::FidMember(k)) = after { Some(k) } else { None }, max)
+            }
+            (TableId::FdbStatic, after) => {
+                self.station.page(if let Some(AnyKey::FdbStatic(k)) = after { Some(k) } else { None }, max)
+            }
             // It has one, whether the chip was given it or not.
             (TableId::Switch, None) => vec![Global.into()],
             (TableId::Switch, Some(_)) => Vec::new(),
@@ -78,7 +88,20 @@ impl Program {
     /// One sentence: what should be there and what the chip was given.
     pub fn fits(&self, f: &Facts<'_>, key: AnyKey) -> Result<(), String> {
         match key {
-            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => Ok(()),
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Fdb(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => Ok(()),
+            AnyKey::Fid(k) => {
+                let want = fid_of(f, k, &self.station);
+                given::<table::Fid>(&self.fid, k, want.as_ref(), |e| bridge::quiet(e) == *e)
+            }
+            AnyKey::BridgePort(k) => {
+                let want = bridge_port_of(f, k, &self.fid);
+                given::<table::BridgePort>(&self.bridge_port, k, want.as_ref(), |e| bridge::closed(e) == *e)
+            }
+            AnyKey::FidMember(k) => given::<table::FidMember>(&self.member, k, bridge::member(f, k).as_ref(), |_| false),
+            AnyKey::FdbStatic(k) => {
+                let want = bridge::station(f, k.0);
+                given::<table::FdbStatic>(&self.station, k, want.as_ref(), |v| matches!(v, hal::FdbVerdict::Trap(_)))
+            }
             AnyKey::Switch(k) => given::<table::Switch>(&self.switch, k, Some(&compile::switch::switch(f)), |_| false),
             AnyKey::Rif(k) => {
                 let want = compile::rif::rif(f, k.0).map(|s| s.entry);

@@ -16,14 +16,14 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
-    AnyKey, BucketEntry, BucketKey, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry, NextHopId,
-    Op, Prefix, Reason, Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
+    AnyKey, BridgePortEntry, BridgePortId, BucketEntry, BucketKey, FdbVerdict, FidEntry, FidId, Fwd, Global, GroupEntry, GroupId, Member, MemberKey, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason,
+    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};
 use crate::compile::route::Verdict;
 use crate::compile::vrf::DEFAULT;
-use crate::compile::{self, Facts};
+use crate::compile::{self, Facts, bridge};
 use crate::mirror::{MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ids::Ids;
 use routes::{RouteFamily, Routes, Sent};
@@ -32,6 +32,9 @@ use vrfs::Vrfs;
 
 /// Prefixes compiled in one pass at most: a batch, so that no pass takes long.
 pub const CHUNK: usize = BATCH;
+
+/// Tables besides the routes', by rank.
+const SMALL: usize = 10;
 
 /// What is to be sent. Routes are small here until they are.
 #[derive(Debug)]
@@ -67,8 +70,16 @@ pub struct Totals {
 pub struct Program {
     /// Table `switch`.
     pub switch: Small<table::Switch>,
+    /// Table `fid`.
+    pub fid: Small<table::Fid>,
+    /// Table `bridge-port`.
+    pub bridge_port: Small<table::BridgePort>,
+    /// Table `fid-member`.
+    pub member: Small<table::FidMember>,
     /// Table `rif`.
     pub rif: Small<table::Rif>,
+    /// Table `fdb-static`.
+    pub station: Small<table::FdbStatic>,
     /// Table `neigh4`.
     pub neigh4: Small<table::Neigh4>,
     /// Table `neigh6`.
@@ -94,6 +105,8 @@ pub struct Program {
     starved_groups: BTreeSet<GroupId>,
     /// Groups whose set was put off, with what they were to hold.
     put_off: BTreeMap<GroupId, GroupEntry>,
+    /// FIDs that flood nothing until their members and stations stand, or are gone.
+    quiet: BTreeSet<FidId>,
     /// Something that routes refer to has come, gone or failed: every route is to be compiled again.
     pub recompile_routes: bool,
 }
@@ -192,6 +205,11 @@ impl Program {
         match r {
             Record::Port(..) | Record::Bucket(..) => {}
             Record::Switch(k, e) => self.switch.load(k, e),
+            Record::Fid(k, e) => self.fid.load(k, e),
+            Record::BridgePort(k, e) => self.bridge_port.load(k, e),
+            Record::FidMember(k, e) => self.member.load(k, e),
+            Record::FdbStatic(k, e) => self.station.load(k, e),
+            Record::Fdb(..) => {}
             Record::Rif(k, e) => {
                 // An open one in a virtual router without routes: what it does is known, too.
                 if e.vrf != DEFAULT && closed(&e).as_ref() != Some(&e) {
@@ -216,9 +234,18 @@ impl Program {
         }
     }
 
+    /// Have the chip carry out an operation on a table of its own.
+    pub fn push(&mut self, op: Op) {
+        self.queue.push_back(Step::Op(op));
+    }
+
     /// All of the chip has been read: compare everything.
     pub fn touch_all(&mut self) {
         self.switch.touch(Global);
+        self.fid.touch_all();
+        self.bridge_port.touch_all();
+        self.member.touch_all();
+        self.station.touch_all();
         self.rif.touch_all();
         self.neigh4.touch_all();
         self.neigh6.touch_all();
@@ -259,6 +286,14 @@ impl Program {
         match (key, found) {
             (AnyKey::Switch(k), Some(Record::Switch(_, e))) => self.switch.correct(k, Some(e)),
             (AnyKey::Switch(k), _) => self.switch.correct(k, None),
+            (AnyKey::Fid(k), Some(Record::Fid(_, e))) => self.fid.correct(k, Some(e)),
+            (AnyKey::Fid(k), _) => self.fid.correct(k, None),
+            (AnyKey::BridgePort(k), Some(Record::BridgePort(_, e))) => self.bridge_port.correct(k, Some(e)),
+            (AnyKey::BridgePort(k), _) => self.bridge_port.correct(k, None),
+            (AnyKey::FidMember(k), Some(Record::FidMember(_, e))) => self.member.correct(k, Some(e)),
+            (AnyKey::FidMember(k), _) => self.member.correct(k, None),
+            (AnyKey::FdbStatic(k), Some(Record::FdbStatic(_, e))) => self.station.correct(k, Some(e)),
+            (AnyKey::FdbStatic(k), _) => self.station.correct(k, None),
             (AnyKey::Rif(k), Some(Record::Rif(_, e))) => self.rif.correct(k, Some(e)),
             (AnyKey::Rif(k), _) => self.rif.correct(k, None),
             (AnyKey::Neigh4(k), Some(Record::Neigh4(_, e))) => self.neigh4.correct(k, Some(e)),
@@ -288,7 +323,7 @@ impl Program {
                 let e = if let Some(Record::Route6(_, e)) = found { Some(e) } else { None };
                 self.correct_route(k, e);
             }
-            (AnyKey::Port(_) | AnyKey::Bucket(_), _) => {}
+            (AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Fdb(_), _) => {}
         }
     }
 
@@ -309,6 +344,10 @@ impl Program {
 
     fn clean(&self) -> bool {
         self.switch.clean()
+            && self.fid.clean()
+            && self.bridge_port.clean()
+            && self.member.clean()
+            && self.station.clean()
             && self.rif.clean()
             && self.neigh4.clean()
             && self.neigh6.clean()
@@ -336,6 +375,10 @@ impl Program {
             && self.clean()
             && !self.recompile_routes
             && self.switch.idle()
+            && self.fid.idle()
+            && self.bridge_port.idle()
+            && self.member.idle()
+            && self.station.idle()
             && self.rif.idle()
             && self.neigh4.idle()
             && self.neigh6.idle()
@@ -350,6 +393,10 @@ impl Program {
     pub fn deadline(&self) -> Option<Nanos> {
         [
             self.switch.deadline(),
+            self.fid.deadline(),
+            self.bridge_port.deadline(),
+            self.member.deadline(),
+            self.station.deadline(),
             self.rif.deadline(),
             self.neigh4.deadline(),
             self.neigh6.deadline(),
@@ -419,8 +466,8 @@ impl Program {
         );
         let (mut vrf_sets, mut vrf_removes) = (Vec::new(), Vec::new());
         self.plan_vrfs(now, f, &mut vrf_sets, &mut vrf_removes);
-        let mut sets = [const { Vec::new() }; 6];
-        let mut removes = [const { Vec::new() }; 6];
+        let mut sets = [const { Vec::new() }; SMALL];
+        let mut removes = [const { Vec::new() }; SMALL];
         self.plan_small(now, f, &mut sets, &mut removes);
         let queue = &mut self.queue;
         queue.extend(sets.into_iter().flatten().map(Step::Op));
@@ -451,7 +498,7 @@ impl Program {
         }
     }
 
-    fn plan_small(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut [Vec<Op>; 6], removes: &mut [Vec<Op>; 6]) {
+    fn plan_small(&mut self, now: Nanos, f: &Facts<'_>, sets: &mut [Vec<Op>; SMALL], removes: &mut [Vec<Op>; SMALL]) {
         // Groups first, though they go last: they name next hops.
         let groups = core::mem::take(&mut self.ids.touched_groups);
         for g in &groups {
@@ -476,15 +523,15 @@ impl Program {
                 Some(e)
             },
             |_| Some(GroupEntry::default()),
-            &mut sets[5],
-            &mut removes[5],
+            &mut sets[9],
+            &mut removes[9],
         );
-        for op in &sets[5] {
+        for op in &sets[9] {
             if let Op::Set(Record::Group(_, e)) = op {
                 self.ids.hold_members(e);
             }
         }
-        for op in &removes[5] {
+        for op in &removes[9] {
             if let Op::Remove(AnyKey::Group(g)) = op {
                 self.ids.retire_group(*g);
             }
@@ -509,8 +556,8 @@ impl Program {
             true,
             |n, _| ids.nexthop_entry(n).cloned(),
             |_| Some(NextHopEntry::Trap(TrapClass::NoRoom)),
-            &mut sets[4],
-            &mut removes[4],
+            &mut sets[8],
+            &mut removes[8],
         );
         for n in nexthops {
             if self.ids.nexthop_entry(n).is_none() && !self.nexthop.known(n) && !self.nexthop.unplaced(n) {
@@ -523,26 +570,81 @@ impl Program {
             false,
             |k: NeighKey<V4>, _| here(k.rif).then(|| neigh::<V4>(f, k)).flatten(),
             |_| None,
-            &mut sets[2],
-            &mut removes[2],
+            &mut sets[6],
+            &mut removes[6],
         );
         self.neigh6.plan(
             now,
             false,
             |k: NeighKey<V6>, _| here(k.rif).then(|| neigh::<V6>(f, k)).flatten(),
             |_| None,
-            &mut sets[3],
-            &mut removes[3],
+            &mut sets[7],
+            &mut removes[7],
+        );
+        self.station.plan(
+            now,
+            false,
+            |k, _| bridge::station(f, k.0),
+            |_| Some(FdbVerdict::Trap(TrapClass::NoRoom)),
+            &mut sets[5],
+            &mut removes[5],
         );
         self.rif.plan(
             now,
             false,
             |r, _| compile::rif::rif(f, r.0).map(|s| s.entry),
             closed,
+            &mut sets[4],
+            &mut removes[4],
+        );
+        let (fid, bridge_port) = (&self.fid, &self.bridge_port);
+        self.member.plan(
+            now,
+            false,
+            |k, _| bridge::member(f, k).filter(|_| !fid.unplaced(k.fid) && !bridge_port.unplaced(k.port)),
+            |_| None,
+            &mut sets[3],
+            &mut removes[3],
+        );
+        let fid = &self.fid;
+        self.bridge_port.plan(
+            now,
+            false,
+            |k, _| bridge_port_of(f, k, fid),
+            |e| Some(bridge::closed(e)),
+            &mut sets[2],
+            &mut removes[2],
+        );
+        // A FID begins and ends without flooding: no frame meets some of its members, or the switch's own addresses as strangers.
+        let standing = self.bridged();
+        let (station, quiet) = (&self.station, &mut self.quiet);
+        self.fid.plan(
+            now,
+            false,
+            |k, acked| {
+                let Some(e) = fid_of(f, k, station) else {
+                    return acked.filter(|a| **a != bridge::quiet(a)).map(|a| {
+                        quiet.insert(k);
+                        bridge::quiet(a)
+                    });
+                };
+                let silent = acked.is_none_or(|a| *a == bridge::quiet(a));
+                if silent && !standing && e != bridge::quiet(&e) {
+                    quiet.insert(k);
+                    return Some(bridge::quiet(&e));
+                }
+                Some(e)
+            },
+            |e| Some(bridge::quiet(e)),
             &mut sets[1],
             &mut removes[1],
         );
         self.switch.plan(now, false, |_, _| Some(compile::switch::switch(f)), |_| None, &mut sets[0], &mut removes[0]);
+    }
+
+    /// Whether members and stations of all FIDs are as they should be.
+    fn bridged(&self) -> bool {
+        self.member.clean() && self.member.idle() && self.station.clean() && self.station.idle()
     }
 
     /// The chip answered a batch. `false`: it was none of ours, or out of order.
@@ -572,6 +674,9 @@ impl Program {
                 }
             }
         }
+        if !self.quiet.is_empty() && self.bridged() {
+            core::mem::take(&mut self.quiet).into_iter().for_each(|k| self.fid.touch(k));
+        }
         true
     }
 
@@ -594,6 +699,8 @@ impl Program {
     /// The chip says that it has no such entry: if it acknowledged one, it lost it.
     fn missing(&mut self, key: AnyKey) {
         let thought = match key {
+            AnyKey::Fid(k) => self.fid.acked(k).is_some(),
+            AnyKey::BridgePort(k) => self.bridge_port.acked(k).is_some(),
             AnyKey::Rif(k) => self.rif.acked(k).is_some(),
             AnyKey::NextHop(k) => self.nexthop.acked(k).is_some(),
             AnyKey::Group(k) => self.group.acked(k).is_some(),
@@ -608,9 +715,39 @@ impl Program {
     fn done_key(&mut self, now: Nanos, key: AnyKey, why: Option<Reason>) {
         let removed = why.is_none();
         match key {
-            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => {}
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) | AnyKey::Fdb(_) => {}
             AnyKey::Switch(k) => {
                 self.switch.done(now, k, why);
+            }
+            AnyKey::Fid(k) => {
+                if self.fid.done(now, k, why).changed {
+                    self.bridge_port.touch_all();
+                    self.member.touch_all();
+                    self.station.touch_all();
+                }
+                if removed && self.fid.acked(k).is_none() {
+                    self.fid.room(now);
+                }
+            }
+            AnyKey::BridgePort(k) => {
+                if self.bridge_port.done(now, k, why).changed {
+                    self.member.touch_all();
+                    self.station.touch_all();
+                }
+                if removed && self.bridge_port.acked(k).is_none() {
+                    self.bridge_port.room(now);
+                }
+            }
+            AnyKey::FidMember(k) => {
+                self.member.done(now, k, why);
+            }
+            AnyKey::FdbStatic(k) => {
+                if self.station.done(now, k, why).changed {
+                    self.fid.touch(k.0.fid);
+                }
+                if removed && self.station.acked(k).is_none() {
+                    self.station.room(now);
+                }
             }
             AnyKey::Rif(k) => {
                 if self.rif.done(now, k, why).changed {
@@ -708,6 +845,20 @@ fn route_op<F: RouteFamily>(vrf: VrfId, s: &Sent<F>) -> Op {
     }
 }
 
+/// What a FID should be, given which of its stations found no room: they must not pass for unknown ones.
+fn fid_of(f: &Facts<'_>, k: FidId, station: &Small<table::FdbStatic>) -> Option<FidEntry> {
+    let e = bridge::fid(f, k)?;
+    let unknown = e.unknown && station.failures().all(|s| s.0.fid != k);
+    Some(FidEntry { unknown, ..e })
+}
+
+/// What a bridge port should be, given which FIDs found no room: their frames must not pass for those of a VLAN that it is not in.
+fn bridge_port_of(f: &Facts<'_>, k: BridgePortId, fid: &Small<table::Fid>) -> Option<BridgePortEntry> {
+    let e = bridge::bridge_port(f, k)?.entry;
+    let full = fid.failures().any(|u| bridge::member(f, MemberKey { fid: u, port: k }).is_some());
+    Some(if full { bridge::closed(&e) } else { e })
+}
+
 fn neigh<F: MirrorFamily>(f: &Facts<'_>, k: NeighKey<F>) -> Option<hal::NeighEntry> {
     let n = f.mirror.neigh::<F>(k.rif.0, k.addr)?;
     compile::neigh::neigh(f, k.rif.0, n).ok()
@@ -719,6 +870,11 @@ impl Program {
         match t {
             TableId::Port => 0,
             TableId::Switch => self.switch.len(),
+            TableId::Fid => self.fid.len(),
+            TableId::BridgePort => self.bridge_port.len(),
+            TableId::FidMember => self.member.len(),
+            TableId::FdbStatic => self.station.len(),
+            TableId::Fdb => 0,
             TableId::Rif => self.rif.len(),
             TableId::Neigh4 => self.neigh4.len(),
             TableId::Neigh6 => self.neigh6.len(),
@@ -733,7 +889,11 @@ impl Program {
     /// The record that the chip acknowledged under a key.
     pub fn acked(&self, key: AnyKey) -> Option<Record> {
         Some(match key {
-            AnyKey::Port(_) | AnyKey::Bucket(_) => return None,
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Fdb(_) => return None,
+            AnyKey::Fid(k) => Record::Fid(k, self.fid.acked(k)?.clone()),
+            AnyKey::BridgePort(k) => Record::BridgePort(k, self.bridge_port.acked(k)?.clone()),
+            AnyKey::FidMember(k) => Record::FidMember(k, self.member.acked(k)?.clone()),
+            AnyKey::FdbStatic(k) => Record::FdbStatic(k, *self.station.acked(k)?),
             AnyKey::Switch(k) => Record::Switch(k, self.switch.acked(k)?.clone()),
             AnyKey::Rif(k) => Record::Rif(k, self.rif.acked(k)?.clone()),
             AnyKey::Neigh4(k) => Record::Neigh4(k, self.neigh4.acked(k)?.clone()),

@@ -100,6 +100,10 @@ impl<T: Table> Small<T> {
     pub fn touch_all(&mut self) {
         self.dirty.extend(self.slots.keys().copied());
     }
+    /// Look at those again.
+    pub fn touch_if(&mut self, f: impl Fn(&T::Key) -> bool) {
+        self.dirty.extend(self.slots.keys().copied().filter(|k| f(k)));
+    }
     /// What the chip acknowledged.
     pub fn acked(&self, key: T::Key) -> Option<&T::Entry> {
         self.slots.get(&key).and_then(|s| s.acked.as_ref())

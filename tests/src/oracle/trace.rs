@@ -22,6 +22,11 @@ fn record(table: TableId, r: &Value) -> Result<Record> {
     Ok(match table {
         TableId::Port => Record::Port(part(r, "key")?, part(r, "entry")?),
         TableId::Switch => Record::Switch(hal::Global, part(r, "entry")?),
+        TableId::Fid => Record::Fid(part(r, "key")?, part(r, "entry")?),
+        TableId::BridgePort => Record::BridgePort(part(r, "key")?, part(r, "entry")?),
+        TableId::FidMember => Record::FidMember(part(r, "key")?, part(r, "entry")?),
+        TableId::FdbStatic => Record::FdbStatic(part(r, "key")?, part(r, "entry")?),
+        TableId::Fdb => Record::Fdb(part(r, "key")?, part(r, "entry")?),
         TableId::Rif => Record::Rif(part(r, "key")?, part(r, "entry")?),
         TableId::Neigh4 => Record::Neigh4(part(r, "key")?, part(r, "entry")?),
         TableId::Neigh6 => Record::Neigh6(part(r, "key")?, part(r, "entry")?),
@@ -76,6 +81,8 @@ fn show(s: &Step) -> String {
     let or = |o: Option<String>| o.unwrap_or_else(|| "none".into());
     match s {
         Step::Ingress { rif } => format!("came in by interface {}", or(rif.map(|r| r.to_string()))),
+        Step::Fid { fid } => format!("belongs to FID {}", or(fid.map(|f| f.to_string()))),
+        Step::Station { at } => format!("its station is {}", or(at.as_ref().map(|a| format!("{a:?}")))),
         Step::Packet { src, dst, ttl, len } => format!("packet {src}>{dst} ttl {ttl} len {len}"),
         Step::Rule { number } => format!("matches rule {number} of policy routing"),
         Step::Destination { route } => {

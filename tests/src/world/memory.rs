@@ -125,6 +125,7 @@ pub fn run(ports: usize, sends: &[&Send]) -> Result<(Vec<String>, u64)> {
         let verdict = batch[0].verdict;
         let got = match verdict {
             Verdict::Forward { port, .. } => format!("out {}", port.0 + 1),
+            Verdict::Flood { copies, .. } => format!("out {copies} ports"),
             Verdict::Trap(c) => format!("trap {c}"),
             Verdict::Drop(d) => format!("drop {d}"),
         };

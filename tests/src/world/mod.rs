@@ -479,8 +479,11 @@ impl World {
         self.ports.iter().map(|p| p.captured.len()).sum()
     }
 
+    /// In by a port it is a control frame of the link (LLDP's address): a bridge hands it on whatever state the port is in, and no bridge
+    /// sends it on.
     fn sentinel(&self, port: usize, phase: u8) -> Vec<u8> {
-        let mut f = [port_mac(port).0, host_mac(port, 255).0].concat();
+        let to = if phase == 0 { [0x01, 0x80, 0xc2, 0, 0, 0x0e] } else { port_mac(port).0 };
+        let mut f = [to, host_mac(port, 255).0].concat();
         f.extend_from_slice(&SENTINEL.to_be_bytes());
         f.extend_from_slice(&self.round.to_be_bytes());
         f.push(phase);

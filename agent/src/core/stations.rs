@@ -1,0 +1,285 @@
+//! Stations that the chip learns: told to the kernel, which has them as `extern_learn`; and what the kernel says of its own that the
+//! chip has to follow: a flush, or a move made in software (kernel-facts 34).
+//!
+//! The chip's entries are the truth. A key that either side spoke of is looked at again; what is to be done follows from what the two
+//! have now. Where stations are that are not learned is `compile/bridge.rs`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use hal::{AnyKey, BridgePortId, Event, FdbKey, Op, Record, StaticKey};
+
+use super::Core;
+use crate::compile::bridge;
+use crate::input::Output;
+use crate::mirror::StationKey;
+use crate::netlink::build::Builder;
+use crate::netlink::{AF_BRIDGE, nlm, rtm};
+
+/// Requests to the kernel that are under way at most.
+const WINDOW: usize = 256;
+/// `NTF_MASTER`, `NTF_EXT_LEARNED` (`linux/neighbour.h`)
+const NTF_MASTER: u8 = 4;
+const NTF_EXT_LEARNED: u8 = 0x10;
+/// `NUD_REACHABLE`
+const NUD_REACHABLE: u16 = 2;
+const NDA_LLADDR: u16 = 2;
+const NDA_VLAN: u16 = 5;
+/// `BR_STATE_DISABLED` (`linux/if_bridge.h`)
+const DISABLED: u8 = 0;
+
+/// State of all this.
+#[derive(Debug, Default)]
+pub(super) struct Stations {
+    /// What the chip has learned, as far as it told.
+    chip: BTreeMap<FdbKey, BridgePortId>,
+    /// To be looked at, and whether the kernel forgot it meanwhile.
+    todo: BTreeMap<FdbKey, bool>,
+    /// What the kernel was asked for and has not answered.
+    waiting: BTreeMap<u64, FdbKey>,
+    /// What it was last asked to have, until it says something of it.
+    asked: BTreeMap<FdbKey, Option<BridgePortId>>,
+    /// Told to the kernel, and followed from it.
+    pub told: u64,
+    pub followed: u64,
+}
+
+impl Stations {
+    /// The chip is about to be read anew.
+    pub fn reset(&mut self) {
+        self.chip.clear();
+        self.todo.clear();
+        self.asked.clear();
+    }
+    /// The chip holds it.
+    pub fn load(&mut self, k: FdbKey, port: BridgePortId) {
+        self.chip.insert(k, port);
+        self.todo.entry(k).or_default();
+    }
+    /// The kernel spoke of it.
+    pub fn changed(&mut self, k: FdbKey, forgotten: bool) {
+        self.asked.remove(&k);
+        *self.todo.entry(k).or_default() |= forgotten;
+    }
+    /// It may be another's now.
+    pub fn look(&mut self, k: FdbKey) {
+        self.todo.entry(k).or_default();
+    }
+    /// Whether there is something to be done without waiting for anyone.
+    pub fn busy(&self) -> bool {
+        !self.todo.is_empty() && self.waiting.len() < WINDOW
+    }
+    /// Whether kernel and chip have been told all.
+    pub fn settled(&self) -> bool {
+        self.todo.is_empty() && self.waiting.is_empty()
+    }
+    /// How many the chip has learned.
+    pub fn learned(&self) -> usize {
+        self.chip.len()
+    }
+}
+
+/// What is to be done about a station.
+enum Do {
+    Nothing,
+    /// The kernel is to have it there.
+    Tell(BridgePortId),
+    /// The kernel is to forget its copy.
+    Untell(u32),
+    /// The chip is to have it there, and the kernel as ours.
+    Teach(BridgePortId),
+    /// The chip is to forget it.
+    Forget,
+}
+
+impl Core {
+    pub(super) fn stations_said(&mut self, e: Event) {
+        let s = &mut self.stations;
+        match e {
+            Event::Learned(k, p) => {
+                s.chip.insert(k, p);
+                s.look(k);
+            }
+            Event::Aged(k) => {
+                s.chip.remove(&k);
+                s.look(k);
+            }
+            Event::FdbLost => {
+                tracing::warn!("the chip lost news of stations: its tables are read anew");
+                self.reread_chip();
+            }
+            Event::Port(_) => {}
+        }
+    }
+
+    /// All bridges, their ports and stations are compiled and compared again.
+    pub(super) fn touch_bridges(&mut self) {
+        let mut all: BTreeSet<u32> = self.mirror.links().filter(|l| l.kind == "bridge").map(|l| l.ifindex).collect();
+        all.extend(self.program.fid.all().map(|(k, _)| bridge::split(k).0));
+        all.into_iter().for_each(|b| self.touch_bridge(b));
+        self.program.bridge_port.touch_all();
+    }
+
+    /// A bridge changed, or what is in it.
+    pub(super) fn touch_bridge(&mut self, b: u32) {
+        let ports: Vec<u32> = self.mirror.bridge_ports(b).collect();
+        let mut vids: BTreeSet<u16> = self.mirror.vlans(b).map(|(vid, _)| vid).chain([0]).collect();
+        ports.iter().for_each(|p| vids.extend(self.mirror.vlans(*p).map(|(vid, _)| vid)));
+        for p in &ports {
+            self.program.bridge_port.touch(BridgePortId(*p));
+        }
+        for fid in vids.into_iter().filter_map(|vid| bridge::fid_id(b, vid)) {
+            self.program.fid.touch(fid);
+            for p in &ports {
+                self.program.member.touch(hal::MemberKey { fid, port: BridgePortId(*p) });
+            }
+        }
+        // What the chip has of it, whatever is left in the kernel.
+        let of = |fid| bridge::split(fid).0 == b;
+        let p = &mut self.program;
+        p.fid.touch_if(|k| of(*k));
+        p.member.touch_if(|k| of(k.fid));
+        p.station.touch_if(|k| of(k.0.fid));
+        p.bridge_port.touch_all();
+        let stations: Vec<StationKey> = self.mirror.stations_of(b, None).collect();
+        stations.iter().for_each(|k| self.touch_station(k, false));
+    }
+
+    /// A VLAN of a bridge, or of a port of one, came, went or changed.
+    pub(super) fn touch_vlan(&mut self, dev: u32, vid: u16) {
+        let b = bridge::master(&self.facts(), dev).unwrap_or(dev);
+        let Some(fid) = bridge::fid_id(b, vid) else { return };
+        let had = self.program.fid.known(fid);
+        self.program.fid.touch(fid);
+        if dev != b {
+            self.program.member.touch(hal::MemberKey { fid, port: BridgePortId(dev) });
+            self.program.bridge_port.touch(BridgePortId(dev));
+        }
+        if !had || bridge::fid(&self.facts(), fid).is_none() {
+            let stations: Vec<StationKey> = self.mirror.stations_of(b, Some(vid)).collect();
+            stations.iter().for_each(|k| self.touch_station(k, false));
+        }
+    }
+
+    /// A bridge port's settings changed, or its device.
+    pub(super) fn touch_bridge_port(&mut self, i: u32) {
+        let id = BridgePortId(i);
+        self.program.bridge_port.touch(id);
+        let spec = bridge::bridge_port(&self.facts(), id);
+        let opens = spec.as_ref().map(|s| (s.entry.ingress, s.entry.egress));
+        let odd = self.mirror.link(i).and_then(|l| l.port.as_ref()).is_some_and(|p| p.odd_all.is_some());
+        if odd || opens != self.program.bridge_port.acked(id).map(|e| (e.ingress, e.egress)) {
+            let master = self.mirror.link(i).and_then(|l| l.master);
+            master.into_iter().for_each(|b| self.touch_bridge(b));
+        }
+        // The kernel forgets what it has learned there by itself, and leaves what is ours to us (kernel-facts 20).
+        if self.mirror.link(i).and_then(|l| l.port.as_ref()).is_none_or(|p| p.state == DISABLED) {
+            let there: Vec<FdbKey> = self.stations.chip.iter().filter(|(_, p)| **p == id).map(|(k, _)| *k).collect();
+            for k in there {
+                self.stations.chip.remove(&k);
+                self.program.push(Op::Remove(k.into()));
+                self.stations.look(k);
+            }
+        }
+    }
+
+    pub(super) fn touch_station(&mut self, k: &StationKey, forgotten: bool) {
+        if let Some(k) = bridge::fdb_key(k) {
+            self.program.station.touch(StaticKey(k));
+            if forgotten { self.stations.changed(k, true) } else { self.stations.look(k) }
+        }
+    }
+
+    pub(super) fn stations_work(&mut self) {
+        if !self.programming() {
+            return;
+        }
+        while self.stations.waiting.len() < WINDOW
+            && let Some((k, forgotten)) = self.stations.todo.pop_first()
+        {
+            let todo = self.station_todo(k, forgotten);
+            self.station_do(k, todo);
+        }
+    }
+
+    fn station_todo(&self, k: FdbKey, forgotten: bool) -> Do {
+        let chip = self.stations.chip.get(&k).copied();
+        let Some(s) = self.mirror.station(&bridge::station_key(k)) else {
+            return match chip {
+                None => Do::Nothing,
+                Some(_) if forgotten => Do::Forget,
+                Some(p) => Do::Tell(p),
+            };
+        };
+        let ours = s.flags & NTF_EXT_LEARNED != 0;
+        match (bridge::learnable(&self.facts(), &bridge::station_key(k), s), chip) {
+            // Another table has it.
+            (None, Some(_)) => Do::Forget,
+            (None, None) => Do::Nothing,
+            (Some(there), Some(p)) if there == p => if ours { Do::Nothing } else { Do::Tell(p) },
+            (Some(_), Some(p)) if ours => Do::Tell(p),
+            (Some(there), None) if ours => Do::Untell(there.0),
+            (Some(there), _) => Do::Teach(there),
+        }
+    }
+
+    fn station_do(&mut self, k: FdbKey, todo: Do) {
+        match todo {
+            Do::Nothing => {}
+            Do::Tell(p) => self.tell(k, Some(p), p.0),
+            Do::Untell(dev) => self.tell(k, None, dev),
+            Do::Teach(p) => {
+                self.stations.followed += 1;
+                self.stations.chip.insert(k, p);
+                self.program.push(Op::Set(Record::Fdb(k, p)));
+                self.tell(k, Some(p), p.0);
+            }
+            Do::Forget => {
+                self.stations.followed += 1;
+                self.stations.chip.remove(&k);
+                self.program.push(Op::Remove(AnyKey::Fdb(k)));
+            }
+        }
+    }
+
+    /// Have the kernel hold a station as learned by others, behind that port; or no longer.
+    fn tell(&mut self, k: FdbKey, at: Option<BridgePortId>, dev: u32) {
+        if self.stations.asked.get(&k) == Some(&at) {
+            return;
+        }
+        let mut fixed = [0; 12];
+        fixed[0] = AF_BRIDGE;
+        fixed[4..8].copy_from_slice(&dev.to_ne_bytes());
+        fixed[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
+        fixed[10] = NTF_MASTER | if at.is_some() { NTF_EXT_LEARNED } else { 0 };
+        let (kind, flags) = match at {
+            Some(_) => (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE),
+            None => (rtm::DELNEIGH, 0),
+        };
+        let mut m = Builder::new(kind, flags, &fixed).attr(NDA_LLADDR, &k.mac.0);
+        let (_, vid) = bridge::split(k.fid);
+        if vid != 0 {
+            m = m.attr(NDA_VLAN, &vid.to_ne_bytes());
+        }
+        let id = self.id();
+        self.stations.told += 1;
+        self.stations.asked.insert(k, at);
+        self.stations.waiting.insert(id, k);
+        self.out.push_back(Output::Request { id, message: m.done() });
+    }
+
+    /// The kernel answered; `false`: it was not about a station.
+    pub(super) fn station_ack(&mut self, id: u64, errno: i32, message: &str) -> bool {
+        let Some(k) = self.stations.waiting.remove(&id) else { return false };
+        if errno != 0 {
+            // The device, the VLAN or the entry went meanwhile: news of that is on its way, or was here already.
+            self.stations.asked.remove(&k);
+            if !matches!(errno, libc::ENOENT | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP) {
+                self.totals.refused_requests += 1;
+                self.totals.last_refusal =
+                    format!("the kernel refused to have {} as learned: error {errno} {message}", AnyKey::Fdb(k));
+                tracing::warn!("{}", self.totals.last_refusal);
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,128 @@
+//! Bridges: which devices are their ports, their VLANs and stations. What the kernel says of a port's settings is part of its link.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Mirror;
+use super::types::{BridgePort, Station, StationKey, Vlan};
+
+#[derive(Clone, Default, Debug)]
+pub(super) struct Bridges {
+    /// By master: what it holds, be it a bridge or not.
+    slaves: BTreeMap<u32, BTreeSet<u32>>,
+    /// By device and VID; a bridge's own are those of its own device.
+    vlans: BTreeMap<(u32, u16), Vlan>,
+    stations: BTreeMap<StationKey, Station>,
+}
+
+impl Mirror {
+    /// The devices whose master that is.
+    pub fn bridge_ports(&self, bridge: u32) -> impl Iterator<Item = u32> + '_ {
+        self.bridges.slaves.get(&bridge).into_iter().flatten().copied()
+    }
+    /// The VLANs of a bridge or of a port of one.
+    pub fn vlans(&self, dev: u32) -> impl Iterator<Item = (u16, &Vlan)> {
+        self.bridges.vlans.range((dev, 0)..=(dev, u16::MAX)).map(|((_, vid), v)| (*vid, v))
+    }
+    /// One of these.
+    pub fn vlan(&self, dev: u32, vid: u16) -> Option<&Vlan> {
+        self.bridges.vlans.get(&(dev, vid))
+    }
+    /// A station that a bridge knows.
+    pub fn station(&self, k: &StationKey) -> Option<&Station> {
+        self.bridges.stations.get(k)
+    }
+    /// All stations of all bridges.
+    pub fn stations(&self) -> impl Iterator<Item = (&StationKey, &Station)> {
+        self.bridges.stations.iter()
+    }
+    /// Those of a bridge, or of one of its VLANs.
+    pub fn stations_of(&self, bridge: u32, vid: Option<u16>) -> impl Iterator<Item = StationKey> + '_ {
+        let key = |vid, mac| StationKey { bridge, vid, mac: hal::Mac(mac) };
+        let (first, last) = (vid.unwrap_or(0), vid.unwrap_or(u16::MAX));
+        self.bridges.stations.range(key(first, [0; 6])..=key(last, [0xff; 6])).map(|(k, _)| *k)
+    }
+    /// All VLANs of all bridges and their ports.
+    pub fn all_vlans(&self) -> impl Iterator<Item = (&(u32, u16), &Vlan)> {
+        self.bridges.vlans.iter()
+    }
+
+    /// A device has another master.
+    pub(super) fn enslaved(&mut self, i: u32, was: Option<u32>, now: Option<u32>) {
+        if was == now {
+            return;
+        }
+        if let Some(m) = was {
+            if let Some(s) = self.bridges.slaves.get_mut(&m) {
+                s.remove(&i);
+            }
+            // Its bridge may look at its other ports with other eyes.
+            self.dirt.links.insert(m);
+            // It leaves its VLANs there.
+            self.vlans_gone(|(d, _)| *d == i);
+        }
+        if let Some(m) = now {
+            self.bridges.slaves.entry(m).or_default().insert(i);
+            self.dirt.links.insert(m);
+        }
+    }
+
+    /// A device is gone, and with it what is its own.
+    pub(super) fn bridge_gone(&mut self, i: u32) {
+        self.bridges.slaves.remove(&i);
+        self.vlans_gone(|(d, _)| *d == i);
+        let gone: Vec<_> = self.stations().filter(|(k, s)| k.bridge == i || s.dev == i).map(|(k, _)| *k).collect();
+        gone.iter().for_each(|k| self.station_gone(k));
+    }
+
+    /// The settings of a bridge port, by a message of its own.
+    pub(super) fn bridge_port_said(&mut self, i: u32, p: BridgePort) {
+        if let Some(l) = self.ctx.links.get_mut(&i)
+            && l.port.as_ref() != Some(&p)
+        {
+            l.port = Some(p);
+            self.dirt.bridge_ports.insert(i);
+        }
+    }
+
+    pub(super) fn vlan_new(&mut self, i: u32, vid: u16, v: Vlan) {
+        if v.flags & Vlan::PVID != 0 {
+            // There is one at a time; the kernel says nothing of the one before.
+            let others: Vec<u16> =
+                self.vlans(i).filter(|(o, w)| *o != vid && w.flags & Vlan::PVID != 0).map(|(o, _)| o).collect();
+            for o in others {
+                if let Some(w) = self.bridges.vlans.get_mut(&(i, o)) {
+                    w.flags &= !Vlan::PVID;
+                }
+                self.dirt.vlans.insert((i, o));
+            }
+        }
+        if self.bridges.vlans.insert((i, vid), v) != Some(v) {
+            self.dirt.vlans.insert((i, vid));
+        }
+    }
+
+    pub(super) fn vlan_gone(&mut self, i: u32, vid: u16) {
+        self.seen.vlans.remove(&(i, vid));
+        if self.bridges.vlans.remove(&(i, vid)).is_some() {
+            self.dirt.vlans.insert((i, vid));
+        }
+    }
+
+    pub(super) fn vlans_gone(&mut self, f: impl Fn(&(u32, u16)) -> bool) {
+        let gone: Vec<_> = self.bridges.vlans.keys().copied().filter(f).collect();
+        gone.into_iter().for_each(|(i, vid)| self.vlan_gone(i, vid));
+    }
+
+    pub(super) fn station_new(&mut self, k: StationKey, s: Station) {
+        if self.bridges.stations.insert(k, s) != Some(s) {
+            self.dirt.stations.entry(k).or_default();
+        }
+    }
+
+    pub(super) fn station_gone(&mut self, k: &StationKey) {
+        self.seen.stations.remove(k);
+        if self.bridges.stations.remove(k).is_some() {
+            self.dirt.stations.insert(*k, true);
+        }
+    }
+}
