@@ -105,7 +105,7 @@ fn run(options: Options) -> Result<(), String> {
         tracing::warn!("policy.firewall is \"ignore\": hardware forwards past nftables and iptables");
     }
     let waker = Waker::new().map_err(|e| format!("no eventfd: {e}"))?;
-    let monitor = Monitor::start(GROUPS, cfg.receive_buffer, waker.clone())
+    let monitor = Monitor::start(&crate::netlink::MONITOR_GROUPS, cfg.receive_buffer, waker.clone())
         .map_err(|e| format!("the netlink monitor socket can't be opened: {e}"))?;
     let journal = record.as_deref().map(|p| journal(p, &core_config)).transpose()?;
     let shown = match &chip {
@@ -263,10 +263,6 @@ fn netns_inode() -> Result<u64, String> {
         format!("/proc/self/ns/net can't be read, which names our network namespace: {e}; is /proc mounted?")
     })
 }
-
-/// RTNLGRP_* of everything that is mirrored (`linux/rtnetlink.h`): link, neigh, IPv4 and IPv6 ifaddr, route, rule and
-/// netconf, next hops.
-const GROUPS: &[u32] = &[1, 3, 5, 7, 8, 9, 11, 19, 24, 25, 32];
 
 /// Begin a journal at `path`. One that is there already is kept as `path.1`: it may hold what led to the restart.
 fn journal(path: &Path, config: &CoreConfig) -> Result<Journal, String> {

@@ -7,7 +7,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::profile::Profile;
-use crate::tables::{AnyKey, BridgePortId, FdbKey, DropReason, PortId, Record, TableId, TrapClass};
+use crate::tables::{AnyKey, BridgePortId, DropReason, FdbKey, PortId, Record, TableId, TrapClass};
 
 /// Time since an arbitrary start, in nanoseconds; always passed in, never read by a core.
 pub type Nanos = u64;

@@ -176,12 +176,18 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
         }
         TableId::Fid => {
             let tag = (v % 2 == 1).then_some(Tag { tpid: Tpid::Dot1q, vid: 1 + n as u16 % 4094 });
-            Record::Fid(FidId(n), FidEntry { tag, ageing: 1000 + v, unknown: v % 4 < 2, broadcast: false, multicast: true })
+            Record::Fid(
+                FidId(n),
+                FidEntry { tag, ageing: 1000 + v, unknown: v % 4 < 2, broadcast: false, multicast: true },
+            )
         }
         TableId::BridgePort => bridge_port(n, v, (v % 4 == 0).then_some(FidId(to)), ports, true),
         TableId::FidMember => Record::FidMember(
             MemberKey { fid: FidId(to), port: BridgePortId(to) },
-            MemberEntry { tagged: v % 2 == 0, state: if v % 4 < 2 { StpState::Forwarding } else { StpState::Learning } },
+            MemberEntry {
+                tagged: v % 2 == 0,
+                state: if v % 4 < 2 { StpState::Forwarding } else { StpState::Learning },
+            },
         ),
         TableId::Rif => match rif(n, v, ports, true) {
             Record::Rif(k, e) if v % 4 == 2 => Record::Rif(k, RifEntry { kind: RifKind::Fid(FidId(to)), ..e }),

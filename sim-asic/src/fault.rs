@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hal::{
-    AnyKey, Backend, Counters, Event, FdbVerdict, Fwd, Nanos, NextHopEntry, Op, Profile, Reason, Record, RifEntry, TableId, Usage,
+    AnyKey, Backend, Counters, Event, FdbVerdict, Fwd, Nanos, NextHopEntry, Op, Profile, Reason, Record, RifEntry,
+    TableId, Usage,
 };
 
 /// What goes wrong, and how often it did.

@@ -3,7 +3,10 @@
 //! A FID is a VLAN of a bridge, or a bridge that does not look at tags. What the bridge itself takes part in, its own device being
 //! always there to hear, is trapped where it is for many: the kernel floods it then. Stations that the chip learns are `core/stations.rs`.
 
-use hal::{BridgePortEntry, BridgePortId, FdbKey, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, StpState, Tag, TrapClass};
+use hal::{
+    BridgePortEntry, BridgePortId, FdbKey, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, StpState, Tag,
+    TrapClass,
+};
 
 use super::group::IFF_UP;
 use super::{Facts, Why};
@@ -122,7 +125,8 @@ pub fn bridge_port(f: &Facts<'_>, id: BridgePortId) -> Option<BridgePortSpec> {
     let none = BridgePort::default();
     let p = link.port.as_ref();
     let open = bridge(f, own);
-    let shut = open.as_ref().err().cloned().or_else(|| p.is_none().then_some(Why::NoLink)).or_else(|| both(f, id.0, link));
+    let shut =
+        open.as_ref().err().cloned().or_else(|| p.is_none().then_some(Why::NoLink)).or_else(|| both(f, id.0, link));
     let odd = |o: Option<&'static str>| o.map(Why::BridgeSetting);
     let vlans = || f.mirror.vlans(id.0).any(|(_, v)| v.odd).then_some(Why::BridgeSetting("an option of a VLAN"));
     let upper = || f.mirror.links().find(|l| l.lower == Some(id.0)).map(|l| Why::Upper(l.name.clone()));

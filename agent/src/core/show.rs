@@ -5,7 +5,7 @@ pub(super) mod nexthop;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{BridgePortId, Addr, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
+use hal::{Addr, BridgePortId, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
@@ -275,6 +275,9 @@ fn status(core: &Core, c: &Count) -> Value {
             "offloaded4": c.families[0].offloaded,
             "offloaded6": c.families[1].offloaded,
             "managed": core.fresh.held(),
+            "stations": core.stations.learned(),
+            "stations_told": core.stations.told,
+            "stations_followed": core.stations.followed,
         },
         "operations": {
             "sent": core.program.totals.sent,

@@ -36,8 +36,12 @@ pub(super) struct Stations {
     todo: BTreeMap<FdbKey, bool>,
     /// What the kernel was asked for and has not answered.
     waiting: BTreeMap<u64, FdbKey>,
+    /// What the chip has forgotten by itself, or did not have at the start: the kernel's copy goes.
+    aged: BTreeSet<FdbKey>,
     /// What it was last asked to have, until it says something of it.
     asked: BTreeMap<FdbKey, Option<BridgePortId>>,
+    /// Kernel and chip have been compared since the chip was read.
+    read: bool,
     /// Told to the kernel, and followed from it.
     pub told: u64,
     pub followed: u64,
@@ -49,6 +53,8 @@ impl Stations {
         self.chip.clear();
         self.todo.clear();
         self.asked.clear();
+        self.aged.clear();
+        self.read = false;
     }
     /// The chip holds it.
     pub fn load(&mut self, k: FdbKey, port: BridgePortId) {
@@ -96,10 +102,12 @@ impl Core {
         let s = &mut self.stations;
         match e {
             Event::Learned(k, p) => {
+                s.aged.remove(&k);
                 s.chip.insert(k, p);
                 s.look(k);
             }
             Event::Aged(k) => {
+                s.aged.insert(k);
                 s.chip.remove(&k);
                 s.look(k);
             }
@@ -173,10 +181,14 @@ impl Core {
         }
         // The kernel forgets what it has learned there by itself, and leaves what is ours to us (kernel-facts 20).
         if self.mirror.link(i).and_then(|l| l.port.as_ref()).is_none_or(|p| p.state == DISABLED) {
-            let there: Vec<FdbKey> = self.stations.chip.iter().filter(|(_, p)| **p == id).map(|(k, _)| *k).collect();
-            for k in there {
-                self.stations.chip.remove(&k);
-                self.program.push(Op::Remove(k.into()));
+            let there = self.stations.chip.iter().filter(|(_, p)| **p == id).map(|(k, _)| *k);
+            let copies = self.mirror.stations().filter(|(_, s)| s.dev == i && s.flags & NTF_EXT_LEARNED != 0);
+            let all: BTreeSet<FdbKey> = there.chain(copies.filter_map(|(k, _)| bridge::fdb_key(k))).collect();
+            for k in all {
+                self.stations.aged.insert(k);
+                if self.stations.chip.remove(&k).is_some() {
+                    self.program.push(Op::Remove(k.into()));
+                }
                 self.stations.look(k);
             }
         }
@@ -189,9 +201,19 @@ impl Core {
         }
     }
 
+    /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated.
+    pub(super) fn stations_read(&mut self) {
+        let ours = self.mirror.stations().filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0);
+        let keys = ours.filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| !self.stations.chip.contains_key(k));
+        self.stations.aged = keys.collect();
+    }
+
     pub(super) fn stations_work(&mut self) {
         if !self.programming() {
             return;
+        }
+        if !core::mem::replace(&mut self.stations.read, true) {
+            self.stations_read();
         }
         while self.stations.waiting.len() < WINDOW
             && let Some((k, forgotten)) = self.stations.todo.pop_first()
@@ -211,18 +233,29 @@ impl Core {
             };
         };
         let ours = s.flags & NTF_EXT_LEARNED != 0;
+        if ours && chip.is_none() && self.stations.aged.contains(&k) {
+            return Do::Untell(s.dev);
+        }
         match (bridge::learnable(&self.facts(), &bridge::station_key(k), s), chip) {
             // Another table has it.
             (None, Some(_)) => Do::Forget,
             (None, None) => Do::Nothing,
-            (Some(there), Some(p)) if there == p => if ours { Do::Nothing } else { Do::Tell(p) },
+            (Some(there), Some(p)) if there == p => {
+                if ours {
+                    Do::Nothing
+                } else {
+                    Do::Tell(p)
+                }
+            }
             (Some(_), Some(p)) if ours => Do::Tell(p),
-            (Some(there), None) if ours => Do::Untell(there.0),
             (Some(there), _) => Do::Teach(there),
         }
     }
 
     fn station_do(&mut self, k: FdbKey, todo: Do) {
+        if self.mirror.station(&bridge::station_key(k)).is_none() && !self.stations.asked.contains_key(&k) {
+            self.stations.aged.remove(&k);
+        }
         match todo {
             Do::Nothing => {}
             Do::Tell(p) => self.tell(k, Some(p), p.0),

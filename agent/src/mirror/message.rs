@@ -12,7 +12,8 @@ use super::types::{AddrKey, Rule, StationKey};
 use super::{Mirror, MirrorFamily, NTF_PROXY};
 use crate::input::DumpKind;
 use crate::netlink::{
-    AF_BRIDGE, AF_INET, AF_INET6, Malformed, Message, Of, Unknown, Unknowns, bridge, messages, nexthop, nlm, object, route, rtm,
+    AF_BRIDGE, AF_INET, AF_INET6, Malformed, Message, Of, Unknown, Unknowns, bridge, messages, nexthop, nlm, object,
+    route, rtm,
 };
 
 /// An object of a kind that is dumped whole.

@@ -325,8 +325,12 @@ fn legacy() -> Vec<Finding> {
         Err(e) => findings.push(unreadable(scope, &format!("/proc/{name}"), &e)),
     };
     // A table that can't be read is one that may do something.
-    file("thread-self/net/ip_tables_names", Scope::V4, &|t| xtables::judge(t, false, |n| idle(n, false).unwrap_or(false)));
-    file("thread-self/net/ip6_tables_names", Scope::V6, &|t| xtables::judge(t, true, |n| idle(n, true).unwrap_or(false)));
+    file("thread-self/net/ip_tables_names", Scope::V4, &|t| {
+        xtables::judge(t, false, |n| idle(n, false).unwrap_or(false))
+    });
+    file("thread-self/net/ip6_tables_names", Scope::V6, &|t| {
+        xtables::judge(t, true, |n| idle(n, true).unwrap_or(false))
+    });
     file("thread-self/net/ip_vs", Scope::All, &|t| xtables::judge_ipvs(t).into_iter().collect());
     file("modules", Scope::Bridge, &|t| xtables::judge_ebtables(t));
     findings

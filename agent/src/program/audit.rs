@@ -97,7 +97,9 @@ impl Program {
                 let want = bridge_port_of(f, k, &self.fid);
                 given::<table::BridgePort>(&self.bridge_port, k, want.as_ref(), |e| bridge::closed(e) == *e)
             }
-            AnyKey::FidMember(k) => given::<table::FidMember>(&self.member, k, bridge::member(f, k).as_ref(), |_| false),
+            AnyKey::FidMember(k) => {
+                given::<table::FidMember>(&self.member, k, bridge::member(f, k).as_ref(), |_| false)
+            }
             AnyKey::FdbStatic(k) => {
                 let want = bridge::station(f, k.0);
                 given::<table::FdbStatic>(&self.station, k, want.as_ref(), |v| matches!(v, hal::FdbVerdict::Trap(_)))

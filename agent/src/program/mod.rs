@@ -16,8 +16,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
-    AnyKey, BridgePortEntry, BridgePortId, BucketEntry, BucketKey, FdbVerdict, FidEntry, FidId, Fwd, Global, GroupEntry, GroupId, Member, MemberKey, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason,
-    Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
+    AnyKey, BridgePortEntry, BridgePortId, BucketEntry, BucketKey, FdbVerdict, FidEntry, FidId, Fwd, Global,
+    GroupEntry, GroupId, Member, MemberKey, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason, Record,
+    Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};

@@ -3,8 +3,8 @@
 //! Not here: how readers find a station (`table::fdb`) and what becomes of frames (`stage::bridge`).
 
 use hal::{
-    BridgePortEntry, BridgePortId, Event, FdbKey, FdbVerdict, FidEntry, FidId, Mac, MemberEntry, MemberKey, Nanos, PortId,
-    Profile, Reason, Record, RifEntry, RifKind, StaticKey, TableId,
+    BridgePortEntry, BridgePortId, Event, FdbKey, FdbVerdict, FidEntry, FidId, Mac, MemberEntry, MemberKey, Nanos,
+    PortId, Profile, Reason, Record, RifEntry, RifKind, StaticKey, TableId,
 };
 
 use super::SimChip;
@@ -86,7 +86,9 @@ impl SimChip {
         let Some(i) = self.bridging.fids.present(&id) else { return };
         self.bridging.fids.put(i, None);
         self.tables.bridges.set_fid(i, None);
-        self.flush(|fid, _, _| fid == i);
+        // No news: the agent took all of them away, and the bridge may still know them.
+        self.tables.bridges.fdb.flush(false, |fid, _, _| fid == i);
+        self.report();
         self.sweep_fid(i);
     }
 
@@ -230,6 +232,8 @@ impl SimChip {
             {
                 b.set_vlan(port, t.vid, None);
             }
+            // Whoever is not in a VLAN any more has no stations there.
+            self.flush(|f, _, p| f == fid && p == port);
             self.bridging.members.free(i, &self.epochs);
             self.release_port(port);
             self.release_fid(fid);
@@ -245,9 +249,7 @@ impl SimChip {
             return Err(Reason::Unsupported(format!("{} is not the address of one station", k.mac)));
         }
         let known = match v {
-            FdbVerdict::Port(p) => {
-                Known::Port(self.bridging.ports.present(&p).ok_or(Reason::MissingRef(p.into()))?)
-            }
+            FdbVerdict::Port(p) => Known::Port(self.bridging.ports.present(&p).ok_or(Reason::MissingRef(p.into()))?),
             FdbVerdict::Route(r) => Known::Route(self.rif_index(r)?),
             FdbVerdict::Trap(c) => Known::Trap(c),
         };
@@ -316,7 +318,7 @@ impl SimChip {
 
     /// Forget learned stations before what they refer to may become something else.
     fn flush(&mut self, f: impl FnMut(u32, Mac, u32) -> bool) {
-        self.tables.bridges.fdb.flush(f);
+        self.tables.bridges.fdb.flush(true, f);
         self.report();
     }
 

@@ -7,9 +7,9 @@ use hal::{DropReason, Mac, PortId, StpState, TrapClass};
 
 use super::decide::dropped;
 use super::parse::{self, ETH, Head, be16};
-use super::{ROOM, Verdict, trap};
+use super::{Packet, ROOM, Verdict, trap};
 use crate::table::Tables;
-use crate::table::bridge::{BridgePort, Flooded};
+use crate::table::bridge::{BridgePort, Bridged, Flooded};
 use crate::table::fdb::Known;
 use crate::table::takers::TagWord;
 use crate::trace::{Note, Raw};
@@ -39,6 +39,35 @@ struct Frame {
 pub(super) struct Came {
     pub(super) index: u32,
     pub(super) port: BridgePort,
+}
+
+/// Have the stations at hand that most frames of a chunk are from and for: those of untagged frames, if the first came in by a bridge
+/// port.
+#[inline(always)]
+pub(super) fn prefetch(t: &Tables, chunk: &[Packet<'_>]) {
+    if let Some(first) = chunk.first()
+        && let Bridged::As(_) = t.bridges.of(first.port)
+    {
+        fetch(t, chunk);
+    }
+}
+
+#[inline(never)]
+fn fetch(t: &Tables, chunk: &[Packet<'_>]) {
+    let mut of = (PortId(u32::MAX), None);
+    for p in chunk {
+        if of.0 != p.port {
+            let untagged = match t.bridges.of(p.port) {
+                Bridged::As(i) => t.bridges.port(i).and_then(|b| b.untagged()),
+                Bridged::No | Bridged::Disputed => None,
+            };
+            of = (p.port, untagged);
+        }
+        if let (Some(fid), Some(f)) = (of.1, p.frame().first_chunk::<12>()) {
+            t.bridges.fdb.prefetch(fid, Mac(parse::mac(f)));
+            t.bridges.fdb.prefetch(fid, Mac(parse::mac(&f[6..])));
+        }
+    }
 }
 
 /// A frame that came in by a bridge port.

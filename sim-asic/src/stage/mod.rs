@@ -25,8 +25,8 @@ use crate::table::bridge::Bridged;
 use crate::table::takers::{Claim, TagWord};
 use crate::table::{Leaf, NODE, Rif, Tables, lpm6};
 use crate::trace::{Note, Raw};
-pub use bridge::Copy;
 use bridge::Came;
+pub use bridge::Copy;
 use parse::{Family, Head};
 use resolve::Way;
 use sample::Ring;
@@ -329,6 +329,7 @@ fn chunk_verdicts(
     let (mut n4, mut n6) = (0, 0);
     let mut ingress = Ingress::of(t, chunk.first()?.port);
     let rules = t.rules.get();
+    bridge::prefetch(t, chunk);
     for (i, (p, h)) in chunk.iter_mut().zip(heads.iter_mut()).enumerate() {
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);

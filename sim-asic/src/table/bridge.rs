@@ -245,7 +245,8 @@ impl Bridges {
     }
     pub(crate) fn set_member(&self, fid: u32, port: u32, m: Option<Membership>) {
         let (at, bit) = self.bit(fid, port);
-        let put = |words: &Words64, on: bool| words.set(at, if on { words.get(at) | bit } else { words.get(at) & !bit });
+        let put =
+            |words: &Words64, on: bool| words.set(at, if on { words.get(at) | bit } else { words.get(at) & !bit });
         // Never forwards without its tag.
         let forwards = m.is_some_and(|m| m.state == StpState::Forwarding);
         if !forwards {

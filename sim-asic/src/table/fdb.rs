@@ -174,10 +174,9 @@ impl Fdb {
     }
     #[inline(always)]
     fn scan(&self, key: u64, first: usize, cells: usize) -> Option<Found> {
-        (first..first + cells).find(|c| self.words.get(self.at(*c)) == key).map(|c| Found {
-            cell: c as u32,
-            word: self.words.get(self.at(c) + 1),
-        })
+        (first..first + cells)
+            .find(|c| self.words.get(self.at(*c)) == key)
+            .map(|c| Found { cell: c as u32, word: self.words.get(self.at(c) + 1) })
     }
     /// A frame came from it.
     #[inline(always)]
@@ -252,7 +251,9 @@ impl Fdb {
                 Known::Port(_) | Known::Route(_) | Known::Trap(_) => return false,
             },
             None => {
-                if l.learned + l.fixed >= self.capacity || !self.insert(&mut l, key(fid, mac), Known::Learned(port), true) {
+                if l.learned + l.fixed >= self.capacity
+                    || !self.insert(&mut l, key(fid, mac), Known::Learned(port), true)
+                {
                     return false;
                 }
                 l.learned += 1;
@@ -272,7 +273,8 @@ impl Fdb {
                 true
             }
             None => {
-                let fits = l.learned + l.fixed < self.capacity && self.insert(&mut l, key(fid, mac), Known::Learned(port), true);
+                let fits = l.learned + l.fixed < self.capacity
+                    && self.insert(&mut l, key(fid, mac), Known::Learned(port), true);
                 l.learned += u32::from(fits);
                 fits
             }
@@ -323,24 +325,24 @@ impl Fdb {
             self.empty(&mut l, f);
         }
     }
-    /// Forget all learned stations for which `f` says so, and tell.
-    pub(crate) fn flush(&self, mut f: impl FnMut(u32, Mac, u32) -> bool) {
+    /// Forget all learned stations for which `f` says so, and tell if that is news.
+    pub(crate) fn flush(&self, tell: bool, mut f: impl FnMut(u32, Mac, u32) -> bool) {
         let mut l = self.lock();
+        if l.learned == 0 {
+            return;
+        }
         for (cell, fid, mac, port) in self.learned_cells(0, self.cells()) {
             if f(fid, mac, port) {
                 self.empty(&mut l, cell);
-                l.tell(News::Gone(fid, mac));
+                if tell {
+                    l.tell(News::Gone(fid, mac));
+                }
             }
         }
     }
     /// Milliseconds since the start. Forgets, among `cells` cells from `from` on, the stations that no frame came from for longer
     /// than their FID's ageing time, in ticks. Returns where to go on.
-    pub(crate) fn age(
-        &self,
-        from: usize,
-        cells: usize,
-        ageing: impl Fn(u32) -> Option<u32>,
-    ) -> Option<usize> {
+    pub(crate) fn age(&self, from: usize, cells: usize, ageing: impl Fn(u32) -> Option<u32>) -> Option<usize> {
         let now = self.clock.get(0);
         let mut l = self.lock();
         self.refill(&mut l);
@@ -499,7 +501,7 @@ mod tests {
                         }
                     }
                     Do::Flush(p) => {
-                        t.flush(|_, _, at| at == p);
+                        t.flush(true, |_, _, at| at == p);
                         want.retain(|_, k| *k != Known::Learned(p));
                     }
                 }

@@ -69,7 +69,9 @@ fn vlans() -> Bench {
     for (n, pvid) in [(0, Some(10)), (1, Some(10)), (2, None), (3, Some(20))] {
         b.set(Record::BridgePort(bp(n), bp_entry(n, true, pvid)));
     }
-    for (vid, n, tagged) in [(10, 0, false), (10, 1, false), (20, 1, true), (10, 2, true), (20, 2, true), (20, 3, false)] {
+    for (vid, n, tagged) in
+        [(10, 0, false), (10, 1, false), (20, 1, true), (10, 2, true), (20, 2, true), (20, 3, false)]
+    {
         b.set(member(vid, n, tagged));
     }
     b
@@ -209,7 +211,10 @@ fn the_tree_is_kept_to() {
         let f = frame(Mac([1, 0x80, 0xc2, 0, 0, last]), host(5), &[]);
         assert_eq!(pass(&mut b, 1, &f).0, Verdict::Trap(TrapClass::Control));
     }
-    assert_ne!(pass(&mut b, 0, &frame(Mac([1, 0x80, 0xc2, 0, 0, 16]), host(1), &[])).0, Verdict::Trap(TrapClass::Control));
+    assert_ne!(
+        pass(&mut b, 0, &frame(Mac([1, 0x80, 0xc2, 0, 0, 16]), host(1), &[])).0,
+        Verdict::Trap(TrapClass::Control)
+    );
     // In one VLAN alone.
     let mut b = vlans();
     let m = |state| Record::FidMember(MemberKey { fid: fid(10), port: bp(1) }, MemberEntry { tagged: false, state });
