@@ -242,7 +242,7 @@ fn dumps() -> Result<(), String> {
             DumpKind::Netconf => 4,
             DumpKind::Rule => 5,
             DumpKind::Route4 | DumpKind::Route6 => 3000,
-            DumpKind::Neigh | DumpKind::NextHop | DumpKind::List6 => 0,
+            DumpKind::Vlan | DumpKind::Fdb | DumpKind::Neigh | DumpKind::NextHop | DumpKind::List6 => 0,
         };
         if objects < least {
             return Err(format!("{kind:?}: {objects} objects, at least {least} were to come"));

@@ -132,7 +132,7 @@ fn bridge_port(n: u32, v: u32, untagged: Option<FidId>, ports: u32, open: bool) 
             untagged,
             state: StpState::Forwarding,
             learning: true,
-            unknown: v % 3 == 0,
+            unknown: v.is_multiple_of(3),
             multicast: true,
             broadcast: true,
             isolated: v % 3 == 1,
@@ -181,11 +181,11 @@ fn record(t: TableId, n: u32, v: u32, to: u32, ports: u32) -> Record {
                 FidEntry { tag, ageing: 1000 + v, unknown: v % 4 < 2, broadcast: false, multicast: true },
             )
         }
-        TableId::BridgePort => bridge_port(n, v, (v % 4 == 0).then_some(FidId(to)), ports, true),
+        TableId::BridgePort => bridge_port(n, v, v.is_multiple_of(4).then_some(FidId(to)), ports, true),
         TableId::FidMember => Record::FidMember(
             MemberKey { fid: FidId(to), port: BridgePortId(to) },
             MemberEntry {
-                tagged: v % 2 == 0,
+                tagged: v.is_multiple_of(2),
                 state: if v % 4 < 2 { StpState::Forwarding } else { StpState::Learning },
             },
         ),

@@ -13,8 +13,6 @@ use super::{Facts, Why};
 use crate::mirror::{Bridge, BridgePort, Link, Station, StationKey, Vlan};
 use crate::policy::Scope;
 
-/// `IFF_PROMISC` (`linux/if.h`)
-const IFF_PROMISC: u32 = 0x100;
 /// `NUD_PERMANENT`, `NUD_NOARP` (`linux/neighbour.h`)
 const PERMANENT: u16 = 0x80;
 const NOARP: u16 = 0x40;
@@ -52,7 +50,7 @@ pub fn bridge<'a>(f: &Facts<'a>, ifindex: u32) -> Result<(&'a Link, &'a Bridge),
         if link.flags & IFF_UP == 0 {
             return Err(Why::AdminDown);
         }
-        if link.flags & IFF_PROMISC != 0 {
+        if b.promiscuous {
             return Err(Why::BridgeSetting("promiscuous mode"));
         }
         if let Some(odd) = b.odd {
@@ -215,10 +213,15 @@ pub fn fdb_key(k: &StationKey) -> Option<FdbKey> {
     Some(FdbKey { fid: fid_id(k.bridge, k.vid)?, mac: k.mac })
 }
 
+/// Whether a station does not come and go by itself.
+pub fn fixed(s: &Station) -> bool {
+    s.state & (PERMANENT | NOARP) != 0 || s.flags & STICKY != 0
+}
+
 /// The bridge port behind which the chip may learn a station that the kernel knows there: it is one that comes and goes.
 pub fn learnable(f: &Facts<'_>, k: &StationKey, s: &Station) -> Option<BridgePortId> {
     let id = BridgePortId(s.dev);
-    if s.state & (PERMANENT | NOARP) != 0 || s.flags & STICKY != 0 {
+    if fixed(s) {
         return None;
     }
     member(f, MemberKey { fid: fid_id(k.bridge, k.vid)?, port: id })?;

@@ -7,7 +7,8 @@
 use std::collections::BTreeSet;
 
 use hal::{
-    Addr, AnyKey, Fwd, Global, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey, TableId, V4, V6, VrfId,
+    Addr, AnyKey, BridgePortId, Fwd, Global, MemberKey, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey,
+    StaticKey, TableId, V4, V6, VrfId,
 };
 use serde_json::json;
 
@@ -17,7 +18,7 @@ use super::{Core, SECOND, SWEEP};
 use crate::compile::route::Verdict;
 use crate::compile::vrf::{DEFAULT, Vrfs};
 use crate::compile::{self, Facts, Gate, Why};
-use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet};
+use crate::mirror::{Alias, Mirror, MirrorFamily, NhSet, StationKey};
 use crate::program::routes::State;
 use crate::program::{Program, Tables};
 
@@ -44,6 +45,8 @@ enum Stage {
     Fence { id: u64, since: Nanos },
     /// Rules, policy, interfaces: there are few.
     Few,
+    /// Stations of bridges, of that mirror or else of the running one, behind a key.
+    Stations { fresh: bool, after: Option<StationKey> },
     /// Neighbours of that mirror, or else of the running one, behind a device and an address.
     Neighs { v6: bool, fresh: bool, after: Option<(u32, u128)> },
     /// Fresh routes against live ones.
@@ -87,7 +90,7 @@ impl Check {
     /// Whether it can go on without waiting for anybody.
     pub fn busy(&self) -> bool {
         match self.stage {
-            Stage::Sweep | Stage::Few | Stage::Neighs { .. } => true,
+            Stage::Sweep | Stage::Few | Stage::Stations { .. } | Stage::Neighs { .. } => true,
             Stage::Fresh { .. } | Stage::Live { .. } | Stage::Given { .. } => true,
             Stage::Settle | Stage::Dump | Stage::Fence { .. } | Stage::Chip { .. } => false,
         }
@@ -242,6 +245,7 @@ impl Core {
             Stage::Fence { since, .. } if self.now >= since + PATIENCE => false,
             Stage::Fence { .. } => true,
             Stage::Few => self.compare_few(&mut c),
+            Stage::Stations { fresh, after } => self.compare_stations(&mut c, fresh, after),
             Stage::Neighs { v6: false, fresh, after } => self.compare_neighs::<V4>(&mut c, fresh, after),
             Stage::Neighs { v6: true, fresh, after } => self.compare_neighs::<V6>(&mut c, fresh, after),
             Stage::Given { table, after } => self.compare_given(&mut c, table, after),
@@ -298,7 +302,13 @@ impl Core {
                 said.push(format!("interface {r}: the kernel's and the agent's differ"));
             }
         }
-        let keys = core::iter::once(Global.into()).chain(self.ports.rifs().map(AnyKey::from));
+        let bridges: BTreeSet<AnyKey> = bridge_keys(shadow).chain(bridge_keys(&self.mirror)).collect();
+        for k in &bridges {
+            if bridge_entry(&fresh, *k) != bridge_entry(&live, *k) {
+                said.push(format!("{k}: the kernel's and the agent's differ"));
+            }
+        }
+        let keys = core::iter::once(Global.into()).chain(self.ports.rifs().map(AnyKey::from)).chain(bridges);
         let wrong: Vec<_> = keys.filter_map(|k| Some((k, self.program.fits(&live, k).err()?))).collect();
         for what in said {
             c.differs(|| what);
@@ -307,7 +317,42 @@ impl Core {
         for (key, what) in wrong {
             c.is_wrong(key, || what);
         }
-        c.stage = Stage::Neighs { v6: false, fresh: true, after: None };
+        c.stage = Stage::Stations { fresh: true, after: None };
+        true
+    }
+
+    /// Stations that are not learned: those of the mirror of our own that the running one has otherwise, and the other way round.
+    fn compare_stations(&mut self, c: &mut Check, fresh: bool, after: Option<StationKey>) -> bool {
+        use core::ops::Bound::{Excluded, Unbounded};
+        let Some(shadow) = &self.sync.shadow else { return false };
+        let live = self.facts();
+        let other = Facts { mirror: shadow, gate: &c.gate, vrfs: &c.vrfs, ..live };
+        let of = if fresh { &**shadow } else { &self.mirror };
+        let from = after.map_or(Unbounded, Excluded);
+        let (mut said, mut last, mut seen) = (Vec::new(), None, 0);
+        for k in of.stations_from(from).take(CHUNK) {
+            (last, seen) = (Some(*k), seen + 1);
+            let Some(key) = compile::bridge::fdb_key(k) else { continue };
+            if compile::bridge::station(&live, key) != compile::bridge::station(&other, key) {
+                said.push((None, format!("station {}: the kernel's and the agent's differ", k.mac)));
+            }
+            let key = StaticKey(key).into();
+            said.extend(self.program.fits(&live, key).err().filter(|_| !fresh).map(|what| (Some(key), what)));
+        }
+        for (key, what) in said {
+            match key {
+                Some(key) => c.is_wrong(key, || what),
+                None => {
+                    c.differs(|| what);
+                    c.mirror_wrong = true;
+                }
+            }
+        }
+        c.stage = match (seen == CHUNK, fresh) {
+            (true, _) => Stage::Stations { fresh, after: last },
+            (false, true) => Stage::Stations { fresh: false, after: None },
+            (false, false) => Stage::Neighs { v6: false, fresh: true, after: None },
+        };
         true
     }
 
@@ -555,6 +600,33 @@ fn fits(want: Option<Fwd>, state: &State) -> bool {
         (Some(w), State::Standing(s)) => w == *s,
         (Some(_), State::Absent) => false,
     }
+}
+
+/// What the chip may hold of the bridges that a mirror knows, but for stations.
+fn bridge_keys(m: &Mirror) -> impl Iterator<Item = AnyKey> {
+    use compile::bridge::fid_id;
+    let bridges = m.links().filter(|l| l.kind == "bridge");
+    bridges.flat_map(move |b| {
+        let ports: Vec<u32> = m.bridge_ports(b.ifindex).collect();
+        let own = m.vlans(b.ifindex).map(|(vid, _)| vid).chain([0]);
+        let vids: BTreeSet<u16> = own.chain(ports.iter().flat_map(|p| m.vlans(*p)).map(|(vid, _)| vid)).collect();
+        let mut all: Vec<AnyKey> = ports.iter().map(|p| BridgePortId(*p).into()).collect();
+        for fid in vids.into_iter().filter_map(|vid| fid_id(b.ifindex, vid)) {
+            all.push(fid.into());
+            all.extend(ports.iter().map(|p| AnyKey::from(MemberKey { fid, port: BridgePortId(*p) })));
+        }
+        all
+    })
+}
+
+/// What a key of [`bridge_keys`] compiles to.
+fn bridge_entry(f: &Facts<'_>, key: AnyKey) -> Option<Record> {
+    Some(match key {
+        AnyKey::Fid(k) => Record::Fid(k, compile::bridge::fid(f, k)?),
+        AnyKey::BridgePort(k) => Record::BridgePort(k, compile::bridge::bridge_port(f, k)?.entry),
+        AnyKey::FidMember(k) => Record::FidMember(k, compile::bridge::member(f, k)?),
+        _ => return None,
+    })
 }
 
 /// What the program has of a neighbour's key, for callers that hold an address without its family.

@@ -295,7 +295,13 @@ impl Core {
     /// What the mirror says has changed is looked at again.
     pub(crate) fn take_dirt(&mut self) {
         let d = self.mirror.take_dirt();
-        self.changes += (d.links.len() + d.bridge_ports.len() + d.vlans.len() + d.stations.len()) as u64;
+        self.changes += (d.links.len() + d.bridge_ports.len() + d.vlans.len()) as u64;
+        // Stations that come and go by themselves make no difference to what is compared.
+        let fixed = |k: &crate::mirror::StationKey| {
+            self.mirror.station(k).is_some_and(crate::compile::bridge::fixed)
+                || crate::compile::bridge::fdb_key(k).is_some_and(|k| self.program.station.known(hal::StaticKey(k)))
+        };
+        self.changes += d.stations.keys().filter(|k| fixed(k)).count() as u64;
         self.changes += (d.neighs4.len() + d.neighs6.len() + d.sets.len()) as u64
             + u64::from(d.netconf)
             + u64::from(d.rules)

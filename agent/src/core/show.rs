@@ -326,7 +326,12 @@ fn ports(core: &Core) -> Vec<Value> {
             None => Some("its netdev is not in the agent's network namespace".to_owned()),
             Some(s) => f(s).as_ref().map(|w| named(core, w)),
         };
-        let closed = [why(|s| &s.ingress4), why(|s| &s.ingress6), why(|s| &s.egress)];
+        let bridge = ours.then(|| compile::bridge::bridge_port(&facts, BridgePortId(e.ifindex))).flatten();
+        // A port of a bridge has no other frames than the bridge's.
+        let closed = match &bridge {
+            Some(s) => [&s.ingress, &s.ingress, &s.egress].map(|w| w.as_ref().map(|w| named(core, w))),
+            None => [why(|s| &s.ingress4), why(|s| &s.ingress6), why(|s| &s.egress)],
+        };
         json!({
             "port": id,
             "name": e.name,
@@ -340,6 +345,7 @@ fn ports(core: &Core) -> Vec<Value> {
             "mtu": e.mtu,
             "offload": closed.iter().all(Option::is_none),
             "punted": {"inet": closed[0], "inet6": closed[1], "out": closed[2]},
+            "state": bridge.as_ref().map(|s| s.entry.state),
             "rp_filter": spec.as_ref().map(|s| s.entry.urpf),
         })
     };
@@ -405,14 +411,17 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
             if let Some(spec) = compile::bridge::bridge_port(&facts, BridgePortId(l.ifindex)) {
                 why = [&spec.egress, &spec.ingress].into_iter().flatten().map(|w| named(core, w)).collect();
                 o.insert("bridge".into(), (spec.entry.ingress && spec.entry.egress).into());
+                o.insert("state".into(), serde_json::json!(spec.entry.state));
             }
             why.dedup();
             o.insert("port".into(), core.table_ports.get(&port).map(|e| e.name.clone()).into());
             let tags = tags.iter().map(|t| json!({"protocol": t.tpid, "id": t.vid}));
             o.insert("tags".into(), tags.collect::<Vec<_>>().into());
-            o.insert("ipv4".into(), spec.entry.ingress4.into());
-            o.insert("ipv6".into(), spec.entry.ingress6.into());
-            o.insert("egress".into(), spec.entry.egress.into());
+            if o.get("bridge").is_none() {
+                o.insert("ipv4".into(), spec.entry.ingress4.into());
+                o.insert("ipv6".into(), spec.entry.ingress6.into());
+                o.insert("egress".into(), spec.entry.egress.into());
+            }
             o.insert("why".into(), why.into());
         }
         Value::Object(core::mem::take(o))

@@ -35,15 +35,15 @@ impl Mirror {
     pub fn stations(&self) -> impl Iterator<Item = (&StationKey, &Station)> {
         self.bridges.stations.iter()
     }
+    /// All stations of all bridges, in order, from that key on.
+    pub fn stations_from(&self, from: core::ops::Bound<StationKey>) -> impl Iterator<Item = &StationKey> {
+        self.bridges.stations.range((from, core::ops::Bound::Unbounded)).map(|(k, _)| k)
+    }
     /// Those of a bridge, or of one of its VLANs.
     pub fn stations_of(&self, bridge: u32, vid: Option<u16>) -> impl Iterator<Item = StationKey> + '_ {
         let key = |vid, mac| StationKey { bridge, vid, mac: hal::Mac(mac) };
         let (first, last) = (vid.unwrap_or(0), vid.unwrap_or(u16::MAX));
         self.bridges.stations.range(key(first, [0; 6])..=key(last, [0xff; 6])).map(|(k, _)| *k)
-    }
-    /// All VLANs of all bridges and their ports.
-    pub fn all_vlans(&self) -> impl Iterator<Item = (&(u32, u16), &Vlan)> {
-        self.bridges.vlans.iter()
     }
 
     /// A device has another master.

@@ -73,6 +73,8 @@ pub struct Bridge {
     pub tpid: Option<Tpid>,
     /// `IFLA_BR_MCAST_SNOOPING`
     pub snooping: bool,
+    /// `IFLA_PROMISCUITY`: its own device hears everything.
+    pub promiscuous: bool,
     /// What it has set that hardware has no words for, by its name in `ip link`.
     pub odd: Option<&'static str>,
 }

@@ -51,7 +51,7 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
         bridge: None,
         port: None,
     };
-    let mut elsewhere = false;
+    let (mut elsewhere, mut promiscuous) = (false, false);
     for a in attrs {
         let a = a?;
         match a.kind {
@@ -108,6 +108,7 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
                     }
                 }
             }
+            30 => promiscuous = a.u32()? != 0,
             16 => l.operstate = a.u8()?,
             33 => l.carrier = a.u8()? != 0,
             // IFLA_XDP, IFLA_XDP_ATTACHED: 0 is XDP_ATTACHED_NONE.
@@ -123,6 +124,9 @@ pub fn link(body: &[u8], unknown: &mut Unknowns) -> Result<Option<Link>, Malform
             // Up to IFLA_TAILROOM.
             k => unknown.beyond(69, Of::Link, k),
         }
+    }
+    if let Some(b) = &mut l.bridge {
+        b.promiscuous = promiscuous;
     }
     // Of others it may be another end, such as a veth's, which is told at times and at times not.
     l.lower = l.lower.filter(|_| !elsewhere && l.stacked != Stacked::Other);

@@ -12,6 +12,9 @@ use crate::mutate::{Real, corpus, fuzz, made, mutated};
 fn profile() -> Profile {
     Profile {
         name: "fuzz".into(),
+        fids: 16,
+        bridge_ports: 16,
+        fdb: 64,
         rifs: 8,
         neigh4: 16,
         neigh6: 16,

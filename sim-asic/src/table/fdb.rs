@@ -387,13 +387,11 @@ impl Fdb {
     /// Learned stations from cell `cursor` on: FID, address, port.
     pub(crate) fn page(&self, cursor: u64, max: usize, mut f: impl FnMut(u32, Mac, u32)) -> Option<u64> {
         let from = usize::try_from(cursor).ok()?;
-        let mut n = 0;
-        for (cell, fid, mac, port) in self.learned_cells(from, self.cells()) {
+        for (n, (cell, fid, mac, port)) in self.learned_cells(from, self.cells()).enumerate() {
             if n == max {
                 return Some(u64::from(cell.cell));
             }
             f(fid, mac, port);
-            n += 1;
         }
         None
     }
@@ -483,7 +481,7 @@ mod tests {
                     }
                     Do::Fix(f, m, known) => {
                         let fixed = want.values().filter(|k| !matches!(k, Known::Learned(_))).count() as u32;
-                        let room = want.get(&(f, mac(m))).is_some() || fixed < CAPACITY;
+                        let room = want.contains_key(&(f, mac(m))) || fixed < CAPACITY;
                         prop_assert_eq!(t.fix(f, mac(m), known), room);
                         if room {
                             want.insert((f, mac(m)), known);
