@@ -164,7 +164,7 @@ fn mistakes_get_one_sentence() -> Result<()> {
         (&["--socket", "/run/none.sock", "settle", "--timeout", "0"], "no agent listens"),
         (&["--socket", "/proc/version", "status"], "/proc/version"),
         (&["--socket", "/run/virga/asic.sock", "status"], "/run/virga/asic.sock"),
-        (&["table", "show", "nonsense"], "there are port, switch, rif"),
+        (&["table", "show", "nonsense"], "there are port, switch, fid"),
         (&["replay", "/none"], "/none can't be read"),
         (&["replay", "/"], "/"),
     ] {

@@ -290,6 +290,10 @@ fn corrupted_chip_is_noticed() -> Result<()> {
     check(&w)?;
     for t in TableId::ALL.iter().filter(|t| t.kind() != hal::Kind::Learned) {
         let entries = proxy.table(*t)?;
+        // There is no bridge here.
+        if [TableId::Fid, TableId::BridgePort, TableId::FidMember, TableId::FdbStatic].contains(t) {
+            continue;
+        }
         let first = entries.first().with_context(|| format!("table {t} is empty"))?;
         // The least that can go wrong: an entry is not what it was, or not there.
         let op = match first.clone() {

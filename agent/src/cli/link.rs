@@ -38,7 +38,8 @@ fn link(v: &Value) -> String {
             Some(false) => format!(" {name} punt"),
             None => String::new(),
         };
-        let ways = [way("ipv4", "ipv4"), way("ipv6", "ipv6"), way("egress", "egress"), way("bridge", "bridge")].concat();
+        let ways =
+            [way("ipv4", "ipv4"), way("ipv6", "ipv6"), way("egress", "egress"), way("bridge", "bridge")].concat();
         let ways = ways + &field(v, "state", "state");
         let tag = |t: &Value| format!(" protocol {} id {}", plain(&t["protocol"]), plain(&t["id"]));
         let tags: String = v["tags"].as_array().into_iter().flatten().map(tag).collect();

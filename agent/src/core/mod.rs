@@ -502,6 +502,10 @@ impl Core {
     fn gate_of(&self, mirror: &Mirror, vrfs: &Vrfs) -> Gate {
         let mut findings = crate::policy::gate(self.polled.as_deref(), &self.port_refs);
         findings.retain(|f| !(f.firewall && self.cfg.ignore_firewall));
+        // Without a bridge nothing of it is in the way.
+        if !mirror.links().any(|l| l.kind == "bridge") {
+            findings.retain(|f| f.scope != Scope::Bridge);
+        }
         // An `ip rule` that is not compiled closes what it may be about.
         let odd = |o: &Odd, all| {
             let scope = match o.reach {
