@@ -208,6 +208,9 @@ fn sysctls(w: &World, r: &mut Reader) -> Outcome {
         let (on, off, scope): (Writes<'_>, Writes<'_>, Scope) = match p {
             // Kernels of today take no value that is not compiled.
             _ if p.contains("/fib_multipath_hash_") => continue,
+            // The kernel may be without br_netfilter.
+            _ if p.starts_with("bridge/") && w.get(p).is_err() => continue,
+            _ if p.starts_with("bridge/") => (&[(p, "1")], &[(p, "0")], Scope::Bridge),
             "ipv4/ip_forward_use_pmtu" => (&[(p, "1")], &[(p, "0")], Scope::V4),
             "ipv6/route/skip_notify_on_dev_down" => (&[(p, "1")], &[(p, "0")], Scope::V6),
             "ipv6/conf/*/disable_ipv6" => {
