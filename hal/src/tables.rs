@@ -290,8 +290,8 @@ impl Tags {
 
 // ---------------------------------------------------------------- bridging
 
-/// One FID: the frames of a VLAN of a bridge. Absent: all that would be its is trapped. Removing it forgets its learned stations, without
-/// an event; removing a bridge port or a member forgets those there, with events.
+/// One FID: the frames of a VLAN of a bridge. Absent: all that would be its is trapped. Removing it, or a member, forgets the
+/// stations learned there, without an event; removing a bridge port forgets its own with events.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct FidEntry {
     /// The tag that its frames bear where they leave tagged, and by which they are told where they come in tagged; `None`: a bridge that

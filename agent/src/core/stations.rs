@@ -158,6 +158,10 @@ impl Core {
         let Some(fid) = bridge::fid_id(b, vid) else { return };
         let had = self.program.fid.known(fid);
         self.program.fid.touch(fid);
+        if dev != b && self.mirror.vlan(dev, vid).is_none() {
+            // The kernel forgets what it has learned there by itself, and leaves what is ours to us.
+            self.stations_leave(dev, Some(vid));
+        }
         if dev != b {
             self.program.member.touch(hal::MemberKey { fid, port: BridgePortId(dev) });
             self.program.bridge_port.touch(BridgePortId(dev));
@@ -181,16 +185,27 @@ impl Core {
         }
         // The kernel forgets what it has learned there by itself, and leaves what is ours to us (kernel-facts 20).
         if self.mirror.link(i).and_then(|l| l.port.as_ref()).is_none_or(|p| p.state == DISABLED) {
-            let there = self.stations.chip.iter().filter(|(_, p)| **p == id).map(|(k, _)| *k);
-            let copies = self.mirror.stations().filter(|(_, s)| s.dev == i && s.flags & NTF_EXT_LEARNED != 0);
-            let all: BTreeSet<FdbKey> = there.chain(copies.filter_map(|(k, _)| bridge::fdb_key(k))).collect();
-            for k in all {
-                self.stations.aged.insert(k);
-                if self.stations.chip.remove(&k).is_some() {
-                    self.program.push(Op::Remove(k.into()));
-                }
-                self.stations.look(k);
+            self.stations_leave(i, None);
+        }
+    }
+
+    /// What was learned behind a device, or behind it in one VLAN, is forgotten in the chip and in the kernel.
+    fn stations_leave(&mut self, dev: u32, vid: Option<u16>) {
+        let id = BridgePortId(dev);
+        let in_vlan = |of: u16| vid.is_none_or(|v| v == of);
+        let there = self.stations.chip.iter().filter(|(k, p)| **p == id && in_vlan(bridge::split(k.fid).1));
+        let copies = self
+            .mirror
+            .stations()
+            .filter(|(k, s)| s.dev == dev && s.flags & NTF_EXT_LEARNED != 0 && in_vlan(k.vid))
+            .filter_map(|(k, _)| bridge::fdb_key(k));
+        let all: BTreeSet<FdbKey> = there.map(|(k, _)| *k).chain(copies).collect();
+        for k in all {
+            self.stations.aged.insert(k);
+            if self.stations.chip.remove(&k).is_some() {
+                self.program.push(Op::Remove(k.into()));
             }
+            self.stations.look(k);
         }
     }
 

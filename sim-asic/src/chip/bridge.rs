@@ -232,8 +232,8 @@ impl SimChip {
             {
                 b.set_vlan(port, t.vid, None);
             }
-            // Whoever is not in a VLAN any more has no stations there.
-            self.flush(|f, _, p| f == fid && p == port);
+            // Whoever is not in a VLAN any more has no stations there. No news: the agent took it out.
+            self.tables.bridges.fdb.flush(false, |f, _, p| f == fid && p == port);
             self.bridging.members.free(i, &self.epochs);
             self.release_port(port);
             self.release_fid(fid);
