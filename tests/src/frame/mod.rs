@@ -92,6 +92,21 @@ pub fn addresses(frame: &[u8]) -> Option<(IpAddr, IpAddr)> {
     }
 }
 
+/// Whose MAC address a frame of ARP or neighbour discovery tells: the sender's, in an advertisement or a redirect the target's.
+pub fn told(frame: &[u8]) -> Option<IpAddr> {
+    let (at, t) = network(frame)?;
+    let p = frame.get(at..)?;
+    match t {
+        0x0806 => Some(IpAddr::from(<[u8; 4]>::try_from(p.get(14..18)?).ok()?)),
+        0x86dd if *p.get(6)? == 58 => match *p.get(40)? {
+            133..=135 => addresses(frame).map(|(from, _)| from),
+            136 | 137 => Some(IpAddr::from(<[u8; 16]>::try_from(p.get(48..64)?).ok()?)),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
 /// The Internet checksum (RFC 1071) of the parts, each of even length but the last.
 pub fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u64;

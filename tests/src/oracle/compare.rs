@@ -179,7 +179,9 @@ pub fn compare(
         let sent = id.and_then(|i| sends.get(&i).copied());
         if known_gateway(&snaps, &first, &second) {
             told.extend(sent.and_then(|s| addresses(&s.bytes)).map(|(from, _)| from));
-        } else if !spent(sends, passed, sent, &first, &second) && !multipath(&snaps, sends, sent, &first, &second) {
+        } else if !spent(sends, passed, sent, &first, &second)
+            && !multipath(&snaps, &step.sends, sends, sent, &first, &second)
+        {
             out.push(Difference::Frames { id, first, second });
         }
     }
@@ -299,9 +301,11 @@ fn sourceless(mut f: Vec<u8>) -> Vec<u8> {
 
 /// Whether frames differ only in that each world chose another member that the multipath route allows. A member that is void
 /// (without usable neighbour, or without carrier) swallows its share, or has the kernel answer that the host is unreachable. Errors of the
-/// switch's own have the source that belongs to the member. The second world may know a gateway that nobody asked for in the first.
+/// switch's own have the source that belongs to the member. What is known after the step says who has a usable neighbour, but for those
+/// that a later frame of it has made known ([`unknown_yet`]). The second world may know a gateway that nobody asked for in the first.
 fn multipath(
     snaps: &[Snapshot; 2],
+    step: &[Send],
     sends: &BTreeMap<u32, &Send>,
     sent: Option<&Send>,
     first: &[(usize, Vec<u8>)],
@@ -346,7 +350,10 @@ fn multipath(
     let members = |a: Option<IpAddr>| a.map(|d| s.members(d)).filter(|m| m.len() > 1).unwrap_or_default();
     let onward = members(ends.map(|(_, to)| to));
     // An answer goes back by such a route as well.
-    let void = onward.iter().chain(&members(ends.map(|(from, _)| from))).any(|m| m.void);
+    let void = onward
+        .iter()
+        .chain(&members(ends.map(|(from, _)| from)))
+        .any(|m| m.void || sent.is_some_and(|f| unknown_yet(s, step, f, m)));
     // Too long for some of the members: fragments there, or the kernel's word that it is too big.
     let fits = |m: &Member| sent.is_some_and(|f| f.bytes.len() as u64 <= m.mtu + 14);
     if onward.iter().any(fits) && !onward.iter().all(fits) {
@@ -363,6 +370,13 @@ fn multipath(
         (false, true) => void && legal(s, first),
         (false, false) => legal(s, first) && legal_there(second) && strip(first) == strip(second),
     }
+}
+
+/// Whether a member's neighbour became known by ARP or ND only after that frame was sent, in the same step.
+fn unknown_yet(s: &Snapshot, step: &[Send], sent: &Send, m: &Member) -> bool {
+    let tells = |f: &Send| f.port == m.port && frame::told(&f.bytes) == Some(m.to);
+    let (before, after): (Vec<_>, Vec<_>) = step.iter().filter(|f| tells(f)).partition(|f| f.id < sent.id);
+    before.is_empty() && !after.is_empty() && s.neighbour(m.port, m.to).is_some_and(|n| !n.permanent)
 }
 
 /// What IPv4 answers to where it has no route, or an unreachable or prohibit one: at most five to a source at once, and then one
@@ -485,7 +499,7 @@ pub(super) mod tests {
             let text = format!("{from}>{src} {quote} {macs} {id} quote={src}>{to},ttl=1,len=0 {}", rest.join(" "));
             (port, frame(&text, 1, 7))
         };
-        multipath(&[configuration(), configuration()], &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
+        multipath(&[configuration(), configuration()], &[], &sends, Some(&sent), &[error(a, 99)], &[error(b, 1234)])
     }
 
     #[test]
@@ -497,11 +511,36 @@ pub(super) mod tests {
         let left = |p: usize| {
             (p, frame(&format!("10.0.1.2>10.9.0.1 ttl=63 src={} dst={}", port_mac(p), host_mac(p, 2)), 1, 7))
         };
-        let may = |snaps: [Snapshot; 2], a, b| multipath(&snaps, &sends, Some(&sent), &[left(a)], &[left(b)]);
+        let may = |snaps: [Snapshot; 2], a, b| multipath(&snaps, &[], &sends, Some(&sent), &[left(a)], &[left(b)]);
         assert!(may([ignorant.clone(), configuration()], 3, 2));
         assert!(!may([ignorant.clone(), configuration()], 2, 3), "the first one can't have sent to it");
         assert!(!may([ignorant.clone(), ignorant], 3, 2), "nobody knows it");
         assert!(!may([configuration(), configuration()], 3, 5));
+    }
+
+    #[test]
+    fn a_member_that_becomes_known_swallowed_what_came_before() {
+        let send =
+            |id, port, text: &str| Send { port, id, text: text.into(), bytes: frame(text, port, id), expect: None };
+        let may = |snap: Snapshot, step: &[Send], swallowed: u32| {
+            let sends: BTreeMap<u32, &Send> = step.iter().map(|s| (s.id, s)).collect();
+            let words = format!("10.0.1.2>10.9.0.1 ttl=63 src={} dst={}", port_mac(3), host_mac(3, 2));
+            let left = [(3, frame(&words, 1, swallowed))];
+            let one = |a: &[_], b: &[_]| {
+                multipath(&[snap.clone(), snap.clone()], step, &sends, Some(sends[&swallowed]), a, b)
+            };
+            assert_eq!(one(&left, &[]), one(&[], &left));
+            one(&[], &left)
+        };
+        let packet = |id| send(id, 1, "10.0.1.2>10.9.0.1");
+        let arp = |id, port, from: &str| send(id, port, &format!("arp rep {from}>10.0.2.1"));
+        let c = configuration;
+        assert!(may(c(), &[packet(1), arp(2, 2, "10.0.2.2")], 1));
+        assert!(!may(c(), &[arp(1, 2, "10.0.2.2"), packet(2)], 2), "it was known");
+        assert!(!may(c(), &[arp(1, 2, "10.0.2.2"), packet(2), arp(3, 2, "10.0.2.2")], 2), "it was known already");
+        assert!(!may(c(), &[packet(1), arp(2, 2, "10.0.2.9")], 1), "that is no member's");
+        assert!(!may(c(), &[packet(1), arp(2, 5, "10.0.2.2")], 1), "not on that port");
+        assert!(!may(c(), &[packet(1)], 1));
     }
 
     #[test]

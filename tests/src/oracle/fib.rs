@@ -30,6 +30,8 @@ pub struct Neighbour {
 pub struct Member {
     /// The port that it leaves by; 0 for no port.
     pub port: usize,
+    /// The neighbour that it leads to: its gateway, or the destination.
+    pub to: IpAddr,
     /// The MAC that frames to it bear; `None` where it has no usable neighbour.
     pub mac: Option<Mac>,
     /// The MAC of its device.
@@ -327,12 +329,14 @@ impl Snapshot {
         let all: Vec<Member> = hops
             .iter()
             .map(|h| {
-                let mac = self.neighbour(h.port, h.via.unwrap_or(d)).and_then(|n| n.mac);
+                let to = h.via.unwrap_or(d);
+                let mac = self.neighbour(h.port, to).and_then(|n| n.mac);
                 let sources = self.sources(best, h, d.is_ipv4());
                 let d = self.devices.get(&h.dev).cloned().unwrap_or_default();
                 Member {
                     sources,
                     port: h.port,
+                    to,
                     mac,
                     own: d.mac,
                     tags: d.tags,
