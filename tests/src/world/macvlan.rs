@@ -1,5 +1,6 @@
 //! Macvlans on ports: the kernel hands them broadcasts, and most multicasts, from a work queue of the device below (`macvlan_broadcast_enqueue`),
-//! which no sentinel to a port's own MAC waits for. Here is which there are; sending is `World`'s.
+//! which no sentinel to a port's own MAC waits for. Here is which there are; sending is `World`'s. And they take their carrier from that device
+//! at certain moments only.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,6 +17,8 @@ const IFLA_INFO_DATA: u16 = 2;
 const IFLA_VLAN_ID: u16 = 1;
 const IFLA_VLAN_PROTOCOL: u16 = 5;
 const IFLA_MACVLAN_MODE: u16 = 1;
+/// `IFF_LOWER_UP`: carrier.
+const CARRIER: i32 = 1 << 16;
 /// Has no broadcasts of strangers.
 const MACVLAN_MODE_SOURCE: u32 = 8;
 
@@ -34,9 +37,13 @@ pub struct Macvlan {
 struct Link {
     name: String,
     below: Option<u32>,
+    up: bool,
+    carrier: bool,
     runs: bool,
     tag: Option<[u8; 4]>,
     macvlan: bool,
+    /// Of any mode.
+    follows: bool,
 }
 
 fn u32_of(b: &[u8]) -> Option<u32> {
@@ -49,8 +56,14 @@ fn link(m: &[u8]) -> Option<(u32, Link)> {
     let attrs = m.get(16..)?;
     let info = attr(attrs, IFLA_LINKINFO).unwrap_or_default();
     let data = attr(info, IFLA_INFO_DATA).unwrap_or_default();
-    let up = libc::IFF_UP | libc::IFF_RUNNING;
-    let mut l = Link { below: attr(attrs, IFLA_LINK).and_then(u32_of), runs: flags & up == up, ..Link::default() };
+    let all = |f| flags & f == f;
+    let mut l = Link {
+        below: attr(attrs, IFLA_LINK).and_then(u32_of),
+        up: all(libc::IFF_UP),
+        carrier: all(CARRIER),
+        runs: all(libc::IFF_UP | libc::IFF_RUNNING),
+        ..Link::default()
+    };
     l.name = String::from_utf8_lossy(attr(attrs, IFLA_IFNAME)?).trim_end_matches('\0').to_owned();
     match attr(info, IFLA_INFO_KIND).unwrap_or_default() {
         b"vlan\0" => {
@@ -58,10 +71,25 @@ fn link(m: &[u8]) -> Option<(u32, Link)> {
             let [id, vid] = u16::from_ne_bytes(*attr(data, IFLA_VLAN_ID)?.first_chunk()?).to_be_bytes();
             l.tag = Some([p, q, id, vid]);
         }
-        b"macvlan\0" => l.macvlan = attr(data, IFLA_MACVLAN_MODE).and_then(u32_of)? != MACVLAN_MODE_SOURCE,
+        b"macvlan\0" => {
+            l.follows = true;
+            l.macvlan = attr(data, IFLA_MACVLAN_MODE).and_then(u32_of)? != MACVLAN_MODE_SOURCE;
+        }
         _ => {}
     }
     Some((index, l))
+}
+
+/// Names of those with carrier on a device that is down. They take over its carrier at the moment when it goes down: a veth has lost
+/// it then, as most NICs have, and a TAP has not.
+///
+/// # Errors
+/// The kernel's.
+pub fn left_with_carrier() -> io::Result<Vec<String>> {
+    let mut all = BTreeMap::new();
+    dump(RTM_GETLINK, RTM_NEWLINK, 0, |m| all.extend(link(m)))?;
+    let on_down = |l: &&Link| l.below.and_then(|b| all.get(&b)).is_some_and(|b| !b.up);
+    Ok(all.values().filter(|l| l.follows && l.carrier).filter(on_down).map(|l| l.name.clone()).collect())
 }
 
 /// One for each device of the calling thread's namespace that such stand on, all of it up and with carrier.
