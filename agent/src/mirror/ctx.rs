@@ -224,7 +224,9 @@ impl Ctx {
     pub(super) fn object_new(&mut self, o: Object) {
         let id = o.id;
         let veils = self.veils(id);
+        let before = self.bound(id);
         if self.objects.put(o) {
+            before.into_iter().for_each(|r| self.sets.touch_object(r));
             self.sets.mtus_changed(id);
             self.sets.touch_object(id);
             self.objects.groups(id).for_each(|g| self.sets.touch_object(g));
@@ -239,6 +241,11 @@ impl Ctx {
     fn relatives(&self, id: u32) -> BTreeSet<u32> {
         let members = self.objects.get(id).into_iter().flat_map(|o| o.members()).map(|(m, _)| *m);
         members.chain([id]).flat_map(|m| self.objects.groups(m).chain([m])).collect()
+    }
+
+    /// The [`relatives`](Self::relatives), where there are MTUs: an object that changes may leave them.
+    fn bound(&self, id: u32) -> BTreeSet<u32> {
+        if self.sets.any_mtus() { self.relatives(id) } else { BTreeSet::new() }
     }
 
     /// Sets whose routes may have another MTU by now are marked as changed.
@@ -275,8 +282,9 @@ impl Ctx {
     /// A next-hop object is gone, and with it what goes without a word (kernel-facts 5). Returns whether routes are to be swept.
     pub(super) fn object_gone(&mut self, id: u32, seq: u64) -> bool {
         self.last_purge = self.last_purge.max(seq);
+        let bound = self.bound(id);
         let (gone, left) = self.objects.remove(id, seq);
-        left.into_iter().for_each(|g| self.sets.touch_object(g));
+        left.into_iter().chain(bound).for_each(|g| self.sets.touch_object(g));
         gone.iter().for_each(|id| self.sets.forget_mtus(*id));
         gone.into_iter().fold(false, |died, id| self.sets.object_gone(id) | died)
     }

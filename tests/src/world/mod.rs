@@ -38,6 +38,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// A macvlan that has not had a sentinel in this time is one that something in the scenario keeps them from.
 const DEAF: Duration = Duration::from_secs(2);
 
+/// An IPv6 address that is tentative for longer, on a device without link, stays so until that is up.
+const KEPT: Duration = Duration::from_secs(1);
+
 /// Who forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -404,10 +407,10 @@ impl World {
         })?
     }
 
-    /// Waits until the IPv6 addresses of devices that are up are in use: even without duplicate address detection the kernel leaves
-    /// that to a worker.
+    /// Waits until IPv6 addresses are in use: even without duplicate address detection, and on a device that is down, the kernel leaves
+    /// that to a worker. Those that a device kept when it went down (`keep_addr_on_down`) wait for it to be up.
     fn addresses(&self) -> Result<()> {
-        let until = Instant::now() + PATIENCE;
+        let (until, kept) = (Instant::now() + PATIENCE, Instant::now() + KEPT);
         let n = self.ports.len();
         self.sw.enter(|| -> Result<()> {
             loop {
@@ -415,11 +418,12 @@ impl World {
                 let up = |d: &String| netns::flags(d).is_some_and(|f| f & want == want);
                 let devices = (1..=n).map(|p| format!("swp{p}")).chain(["lo".into()]);
                 let up: Vec<u32> = devices.filter(up).filter_map(|d| netns::index(&d)).collect();
-                if !neigh::tentative()?.iter().any(|i| up.contains(i)) {
+                let now = Instant::now();
+                if !neigh::tentative()?.iter().any(|i| now < kept || up.contains(i)) {
                     // Takes the lock under which that worker makes the address's route.
                     return netns::set_up("lo");
                 }
-                if Instant::now() > until {
+                if now > until {
                     bail!("an IPv6 address stays tentative");
                 }
                 std::thread::sleep(Duration::from_millis(1));
