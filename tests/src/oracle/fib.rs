@@ -91,6 +91,8 @@ struct Device {
     mac: Option<Mac>,
     tags: Vec<u8>,
     mtu: u64,
+    /// Routes need not say so: one that was made without carrier and has a gateway of IPv6 does not.
+    no_carrier: bool,
     addresses: Vec<IpAddr>,
 }
 
@@ -120,7 +122,8 @@ fn devices(links: &[Value]) -> BTreeMap<String, Device> {
         let mac = l["address"].as_str().and_then(|m| m.parse().ok());
         let all = l["addr_info"].as_array().into_iter().flatten().filter(|a| a["scope"] == "global");
         let addresses = all.filter_map(|a| a["local"].as_str()?.parse().ok()).collect();
-        Device { port, mac, tags, mtu, addresses }
+        let no_carrier = l["flags"].as_array().is_some_and(|f| !f.iter().any(|f| f == "LOWER_UP"));
+        Device { port, mac, tags, mtu, no_carrier, addresses }
     };
     links.iter().map(|l| (name(l), device(l))).collect()
 }
@@ -341,7 +344,7 @@ impl Snapshot {
                     own: d.mac,
                     tags: d.tags,
                     mtu: d.mtu,
-                    void: h.port == 0 || mac.is_none() || h.linkdown,
+                    void: h.port == 0 || mac.is_none() || h.linkdown || d.no_carrier,
                 }
             })
             .collect();
