@@ -177,7 +177,7 @@ pub fn compare(
     let mut told = BTreeSet::new();
     for (id, [first, second]) in by_id {
         let sent = id.and_then(|i| sends.get(&i).copied());
-        if known_gateway(&snaps, &first, &second) {
+        if known_gateway(&snaps, &talk[0], &first, &second) {
             told.extend(sent.and_then(|s| addresses(&s.bytes)).map(|(from, _)| from));
         } else if !spent(sends, passed, sent, &first, &second)
             && !multipath(&snaps, &step.sends, sends, sent, &first, &second)
@@ -235,7 +235,7 @@ fn explained(
     if c.kind == "nd-redirect" {
         return snaps[world].choice(port, target);
     }
-    if !matches!(c.kind, "arp-request" | "ns") {
+    if !is_request(c) {
         return false;
     }
     let void = |d: IpAddr| {
@@ -265,16 +265,28 @@ fn held(snaps: &[Snapshot; 2], action: &Action, first: &Said, second: &Said) -> 
 }
 
 /// Whether only the second world knew the MAC of a gateway in use, at that moment at least. It has asked for it (as [`explained`] allows), and so took an answer
-/// that nobody asked for in the first, which passes over those (`arp_accept`).
-fn known_gateway(snaps: &[Snapshot; 2], first: &[(usize, Vec<u8>)], second: &[(usize, Vec<u8>)]) -> bool {
+/// that nobody asked for in the first, which passes over those (`arp_accept`). There the packet had the kernel ask, or it was dropped for something else.
+fn known_gateway(
+    snaps: &[Snapshot; 2],
+    asked: &BTreeSet<(usize, Chatter)>,
+    first: &[(usize, Vec<u8>)],
+    second: &[(usize, Vec<u8>)],
+) -> bool {
+    let asks = |port, a| asked.iter().any(|(p, c)| *p == port && c.target == Some(a) && is_request(c));
     let known = |(port, f): &(usize, Vec<u8>)| {
         f.first_chunk().is_some_and(|mac| {
             snaps[1].owners(*port, hal::Mac(*mac)).any(|a| {
-                snaps[1].gateway(a) && snaps[0].neighbour(*port, a).is_none_or(|n| n.mac.is_none() || !n.permanent)
+                let unknown = snaps[0].neighbour(*port, a).is_none_or(|n| n.mac.is_none() || !n.permanent);
+                snaps[1].gateway(a) && unknown && asks(*port, a)
             })
         })
     };
     first.iter().all(|(_, f)| host_unreachable(f)) && !second.is_empty() && second.iter().all(known)
+}
+
+/// Whether it asks for a neighbour.
+fn is_request(c: &Chatter) -> bool {
+    matches!(c.kind, "arp-request" | "ns")
 }
 
 /// An error of the switch's own without its source, which is the kernel's choice where it has that of the way: the member's. Checksums that are
@@ -327,7 +339,12 @@ fn multipath(
         b.sort();
         b
     };
-    let legal = |s: &Snapshot, v: &[(usize, Vec<u8>)]| {
+    // What the second world alone knows is a gateway's MAC: no other, and nothing else of it counts.
+    let known = |m: &Member| {
+        let there = || snaps[1].neighbour(m.port, m.to).filter(|_| snaps[1].gateway(m.to)).and_then(|n| n.mac);
+        m.mac.or_else(there)
+    };
+    let legal = |mac: &dyn Fn(&Member) -> Option<hal::Mac>, v: &[(usize, Vec<u8>)]| {
         v.iter().all(|(port, f)| {
             let members = to(f).map(|d| s.members(d)).unwrap_or_default();
             // An error about a packet to the switch itself comes from where that went.
@@ -340,13 +357,15 @@ fn multipath(
             let fits = |m: &Member| {
                 m.port == *port
                     && (!own_error(f) || source(m))
-                    && m.mac.is_some_and(|m| f[..6] == m.0)
+                    && mac(m).is_some_and(|m| f[..6] == m.0)
                     && m.own.is_some_and(|o| f[6..12] == o.0)
                     && f[12..tagged(f)] == m.tags
             };
             members.len() > 1 && members.iter().any(fits)
         })
     };
+    let legal_here = |v: &[(usize, Vec<u8>)]| legal(&|m| m.mac, v);
+    let legal_there = |v: &[(usize, Vec<u8>)]| legal(&known, v);
     let members = |a: Option<IpAddr>| a.map(|d| s.members(d)).filter(|m| m.len() > 1).unwrap_or_default();
     let onward = members(ends.map(|(_, to)| to));
     // An answer goes back by such a route as well.
@@ -357,18 +376,17 @@ fn multipath(
     // Too long for some of the members: fragments there, or the kernel's word that it is too big.
     let fits = |m: &Member| sent.is_some_and(|f| f.bytes.len() as u64 <= m.mtu + 14);
     if onward.iter().any(fits) && !onward.iter().all(fits) {
-        let so = |v: &[(usize, Vec<u8>)]| legal(s, v) || v.iter().all(|(_, f)| too_big(f));
+        let so = |v: &[(usize, Vec<u8>)]| legal_here(v) || v.iter().all(|(_, f)| too_big(f));
         if so(first) && so(second) {
             return true;
         }
     }
-    let legal_there = |v: &[(usize, Vec<u8>)]| legal(s, v) || legal(&snaps[1], v);
     let nothing = |v: &[(usize, Vec<u8>)]| v.is_empty() || v.iter().all(|(_, f)| host_unreachable(f));
     match (nothing(first), nothing(second)) {
         (true, true) => void,
         (true, false) => void && legal_there(second),
-        (false, true) => void && legal(s, first),
-        (false, false) => legal(s, first) && legal_there(second) && strip(first) == strip(second),
+        (false, true) => void && legal_here(first),
+        (false, false) => legal_here(first) && legal_there(second) && strip(first) == strip(second),
     }
 }
 
@@ -514,8 +532,34 @@ pub(super) mod tests {
         let may = |snaps: [Snapshot; 2], a, b| multipath(&snaps, &[], &sends, Some(&sent), &[left(a)], &[left(b)]);
         assert!(may([ignorant.clone(), configuration()], 3, 2));
         assert!(!may([ignorant.clone(), configuration()], 2, 3), "the first one can't have sent to it");
-        assert!(!may([ignorant.clone(), ignorant], 3, 2), "nobody knows it");
+        assert!(!may([ignorant.clone(), ignorant.clone()], 3, 2), "nobody knows it");
         assert!(!may([configuration(), configuration()], 3, 5));
+        let mut otherwise = configuration();
+        otherwise.teach(2, "10.0.2.2", host_mac(2, 9));
+        let to = |mac| (2, frame(&format!("10.0.1.2>10.9.0.1 ttl=63 src={} dst={mac}", port_mac(2)), 1, 7));
+        let may = |first: &Snapshot, mac| {
+            multipath(&[first.clone(), otherwise.clone()], &[], &sends, Some(&sent), &[left(3)], &[to(mac)])
+        };
+        assert!(may(&ignorant, host_mac(2, 9)));
+        assert!(!may(&ignorant, host_mac(2, 2)), "nobody has that MAC");
+        assert!(!may(&configuration(), host_mac(2, 9)), "the first world knows another MAC");
+    }
+
+    #[test]
+    fn who_did_not_ask_for_a_gateway_dropped_the_packet_for_another_reason() {
+        let (mut ignorant, knows) = (configuration(), configuration());
+        ignorant.forget(2);
+        let request =
+            |port, target: &str| (port, chatter(&frame(&format!("arp req 10.0.{port}.1>{target}"), port, 0)).unwrap());
+        let left = |p: usize| (p, frame(&format!("10.0.1.2>10.9.0.1 ttl=63 dst={}", host_mac(p, 2)), 1, 7));
+        let snaps = [ignorant, knows];
+        let may = |asked: &[(usize, Chatter)], second| {
+            known_gateway(&snaps, &asked.iter().cloned().collect(), &[], &[second])
+        };
+        assert!(may(&[request(2, "10.0.2.2")], left(2)));
+        assert!(!may(&[], left(2)));
+        assert!(!may(&[request(2, "10.0.2.3")], left(2)));
+        assert!(!may(&[request(3, "10.0.2.2")], left(2)));
     }
 
     #[test]

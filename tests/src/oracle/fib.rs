@@ -227,6 +227,13 @@ impl Snapshot {
         self.neighbours.retain(|n| n.port != port);
     }
 
+    /// With another MAC of a neighbour.
+    #[cfg(test)]
+    pub fn teach(&mut self, port: usize, a: &str, mac: Mac) {
+        let n = self.neighbours.iter_mut().find(|n| n.port == port && n.addr.to_string() == a);
+        n.expect("a neighbour").mac = Some(mac);
+    }
+
     /// Counts an address among the gateways, though its route may be gone.
     pub fn add_gateway(&mut self, a: IpAddr) {
         self.gateways.push(a);

@@ -203,9 +203,9 @@ fn flow(s: &Send, policies: [Policy; 2]) -> Option<Flow> {
 /// Where a packet went: port and destination MAC.
 type Way = (usize, Vec<u8>);
 
-/// Flows of a step whose packets left one world by several members of a multipath route, in sentences. `by_chip` says which frames the
-/// chip forwards by itself: of one flow it hands some to the kernel (with options, say, or in by an interface of which it knows less), and
-/// each of the two keeps to a choice of its own (DESIGN, promise 1: which member).
+/// Flows of a step whose packets left one world by several members of a multipath route, in sentences. `by_chip` says for which frames the
+/// chip's own hash decides: of one flow it hands some to the kernel for their own sake (with options, say, or in by an interface of which it
+/// knows less), and each of the two keeps to a choice of its own (DESIGN, promise 1: which member).
 pub fn torn(
     done: &Done,
     step: &[Send],

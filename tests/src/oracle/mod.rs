@@ -271,7 +271,7 @@ pub fn once(s: &Scenario, setup: &Setup) -> Result<Row> {
                 let chip = std::cell::LazyCell::new(|| {
                     (w == 1 && virga).then(|| trace::Twin::new(s.ports, |t| worlds[1].table(t)).ok()).flatten()
                 });
-                let by_chip = |f: &Send| chip.as_ref().is_some_and(|c| c.forwards(f.port, &f.bytes));
+                let by_chip = |f: &Send| chip.as_ref().is_some_and(|c| c.chooses(f.port, &f.bytes));
                 let torn = flows::torn(&done[w], &st.sends, &sends, || after(&worlds[w]), by_chip)?;
                 differences.extend(torn.into_iter().map(|t| Difference::Note(format!("in the {name} world {t}"))));
             }

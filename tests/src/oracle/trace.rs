@@ -4,11 +4,11 @@
 //! The tables are those after the step; only the multipath hash has another seed, so that another member may be taken.
 
 use anyhow::{Context as _, Result};
-use hal::{Backend as _, Op, PortId, Record, TableId};
+use hal::{Backend as _, Op, PortId, Record, TableId, TrapClass};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use sim_asic::SimChip;
 use sim_asic::trace::Step;
-use sim_asic::{SimChip, Verdict};
 
 /// The profile that the harness's chips have; the worlds' chips have its frame length too.
 pub const PROFILE: &str = "small";
@@ -65,15 +65,27 @@ impl Twin {
         Ok(Twin(chip))
     }
 
-    /// Whether a frame that came in by `port` (from 1) is forwarded.
-    pub fn forwards(&self, port: usize, frame: &[u8]) -> bool {
-        matches!(self.0.trace(PortId(port as u32 - 1), &mut frame.to_vec()).0, Verdict::Forward { .. })
+    /// Whether a frame that came in by `port` (from 1) goes where the chip's own hash has it go.
+    pub fn chooses(&self, port: usize, frame: &[u8]) -> bool {
+        chose(&self.0.trace(PortId(port as u32 - 1), &mut frame.to_vec()).1)
     }
 
     /// The steps of a frame that came in by `port` (from 1), a line each.
     pub fn trace(&self, port: usize, frame: &[u8]) -> String {
         let (_, steps) = self.0.trace(PortId(port as u32 - 1), &mut frame.to_vec());
         steps.iter().map(|s| format!("      {}\n", show(s))).collect()
+    }
+}
+
+/// Whether the chip sent the packet of these steps by itself, or chose a member for it and trapped it for what that member is: all of a flow
+/// have the same one then. What is trapped for the packet's own sake, or for the way that it came, is the kernel's to choose for, and says
+/// nothing of the rest of its flow.
+fn chose(steps: &[Step]) -> bool {
+    match steps.last() {
+        Some(Step::Forward { .. }) => true,
+        Some(Step::Trap(TrapClass::Mtu | TrapClass::SameInterface | TrapClass::Ttl)) => false,
+        Some(Step::Trap(_)) => steps.iter().any(|s| matches!(s, Step::Member { .. } | Step::Bucket { .. })),
+        _ => false,
     }
 }
 
@@ -101,5 +113,29 @@ fn show(s: &Step) -> String {
         Step::Forward { port } => format!("forwarded to port {}", port.0 + 1),
         Step::Trap(c) => format!("trapped: {c}"),
         Step::Drop(d) => format!("dropped: {d}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_member_is_trapped_for_is_the_choice_of_the_chip() {
+        let member = || Step::Member { hash: 1, member: 0, of: 2 };
+        let bucket = || Step::Bucket { hash: 1, bucket: 0, of: 16 };
+        for own in
+            [Step::Forward { port: PortId(1) }, Step::Trap(TrapClass::PortDown), Step::Trap(TrapClass::Unresolved)]
+        {
+            assert!(chose(&[member(), own.clone()]), "{own:?}");
+            assert!(chose(&[bucket(), own.clone()]), "{own:?}");
+        }
+        for kernels in [TrapClass::Mtu, TrapClass::SameInterface] {
+            assert!(!chose(&[member(), Step::Trap(kernels)]), "{kernels}");
+        }
+        for kernels in [TrapClass::Options, TrapClass::Hash, TrapClass::Punt, TrapClass::NotForwarding] {
+            assert!(!chose(&[Step::Trap(kernels)]), "{kernels}");
+        }
+        assert!(!chose(&[]));
     }
 }
