@@ -195,18 +195,19 @@ pub fn compare(
 }
 
 /// Chatter whose moment is the kernel's own: reports of group memberships, which are asked for and compared at the end
-/// (`World::query`), and redirects of IPv6 beyond what it sends at once. It allows each source and each destination six, and then one
-/// a second, with no setting for it (`inet_peer_xrlim_allow`).
+/// (`World::query`), and redirects of IPv6 beyond what it sends at once. It allows each address six, as source or as destination, and
+/// then one a second, with no setting for it (`inet_peer_xrlim_allow`).
 fn timed(c: &Chatter, sends: &BTreeMap<u32, &Send>) -> bool {
     match c.kind {
         "mld" | "igmp" => true,
         "nd-redirect" => {
-            let mut peers: BTreeMap<(bool, IpAddr), u32> = BTreeMap::new();
-            for (src, dst) in sends.values().filter_map(|s| addresses(&s.bytes)).filter(|(s, _)| s.is_ipv6()) {
-                *peers.entry((false, src)).or_default() += 1;
-                *peers.entry((true, dst)).or_default() += 1;
-            }
-            peers.values().any(|n| *n > REDIRECTS)
+            let packets = || sends.values().filter_map(|s| addresses(&s.bytes)).filter(|(s, _)| s.is_ipv6());
+            let mut peers: BTreeMap<IpAddr, u32> = BTreeMap::new();
+            packets().flat_map(|(src, dst)| [src, dst]).for_each(|a| *peers.entry(a).or_default() += 1);
+            // About a destination on the link, or a gateway that packets to others have.
+            let direct = packets().any(|(_, dst)| Some(dst) == c.target);
+            let mut about = packets().filter(|(_, dst)| !direct || Some(*dst) == c.target);
+            about.any(|(src, dst)| peers[&src].max(peers[&dst]) > REDIRECTS)
         }
         _ => false,
     }
@@ -560,6 +561,28 @@ pub(super) mod tests {
         assert!(!may(&[], left(2)));
         assert!(!may(&[request(2, "10.0.2.3")], left(2)));
         assert!(!may(&[request(3, "10.0.2.2")], left(2)));
+    }
+
+    #[test]
+    fn redirects_are_limited_by_address() {
+        let sends = |packets: &[(&str, u32)]| {
+            let all: Vec<Send> = packets
+                .iter()
+                .flat_map(|(text, n)| std::iter::repeat_n(*text, *n as usize))
+                .zip(1..)
+                .map(|(t, id)| Send { port: 2, id, text: t.into(), bytes: frame(t, 2, id), expect: None })
+                .collect();
+            let timed = |target: &str| {
+                let c = Chatter { kind: "nd-redirect", target: target.parse().ok(), tags: Vec::new() };
+                timed(&c, &all.iter().map(|s| (s.id, s)).collect())
+            };
+            (timed("2001:db8:2::4"), timed("2001:db8:2::9"))
+        };
+        let (to, from, other) =
+            ("2001:db8:2::2>2001:db8:2::4", "2001:db8:2::4>2001:db8:2::3", "2001:db8:2::5>2001:db8:9::1");
+        assert_eq!(sends(&[(to, 3), (from, 3)]), (false, false));
+        assert_eq!(sends(&[(to, 3), (from, 4)]), (true, true), "as source and as destination together");
+        assert_eq!(sends(&[(to, 3), (other, 7)]), (false, true), "by a gateway any of them may be about it");
     }
 
     #[test]
