@@ -97,6 +97,8 @@ pub struct Server {
     /// Whether the agent has said hello.
     greeted: bool,
     events: Vec<Event>,
+    /// Events about stations were not sent: it reads too slowly.
+    lost: bool,
 }
 
 impl Server {
@@ -109,7 +111,7 @@ impl Server {
         let mut id = [0; 8];
         fs::File::open("/dev/urandom")?.read_exact(&mut id)?;
         let boot_id = u64::from_ne_bytes(id);
-        Ok(Server { chip, boot_id, about, socket, agent, greeted: false, events: Vec::new() })
+        Ok(Server { chip, boot_id, about, socket, agent, greeted: false, events: Vec::new(), lost: false })
     }
 
     /// The chip, to tell it of its ports.
@@ -172,16 +174,25 @@ impl Server {
                 continue;
             }
             self.agent = Some(conn);
-            self.greeted = false;
+            (self.greeted, self.lost) = (false, false);
         }
     }
 
     fn talk(&mut self, conn: &mut ChipConn) -> Result<bool, BusError> {
         conn.flush()?;
+        if !self.greeted {
+            self.events.clear();
+        }
         for e in self.events.drain(..) {
-            if self.greeted {
+            // One that is stopped must not cost memory for each station that comes: it reads the table when it goes on.
+            self.lost |= !matches!(e, Event::Port(_)) && conn.unsent() >= UNSENT;
+            if matches!(e, Event::Port(_)) || !self.lost {
                 conn.send(&FromChip::Event(e))?;
             }
+        }
+        if self.lost && conn.unsent() < UNSENT {
+            conn.send(&FromChip::Event(Event::FdbLost))?;
+            self.lost = false;
         }
         for _ in 0..TURN {
             // The socket says when there is room again.
@@ -262,4 +273,46 @@ fn gone(conn: &ChipConn) -> Option<&'static str> {
     let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut fds, Some(&zero)).ok()?;
     fds[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR).then_some("closed")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hal::{BridgePortId, FdbKey, FidId, Mac};
+
+    /// An agent that does not read is told less, and that it was; the next one begins anew.
+    #[test]
+    fn a_stopped_agent_costs_no_memory_for_stations() {
+        let (mut agent, chip) = hal::bus::pair().unwrap();
+        let small = crate::config::profile("small").unwrap();
+        let mut s = Server::new(SimChip::new(small, 1), String::new(), None, Some(chip)).unwrap();
+        agent.send(&ToChip::Hello { version: VERSION }).unwrap();
+        s.serve(0);
+        let learned = |n: u32| {
+            let [_, a, b, c] = n.to_be_bytes();
+            Event::Learned(FdbKey { fid: FidId(7), mac: Mac([2, 0, 0, a, b, c]) }, BridgePortId(1))
+        };
+        let mut most = 0;
+        for round in 0..30 {
+            s.events.extend((0..50_000).map(|n| learned(round * 50_000 + n)));
+            s.serve(0);
+            most = most.max(s.agent.as_ref().map_or(0, ChipConn::unsent));
+        }
+        assert!(s.lost && most < UNSENT + 1000, "{most} bytes wait");
+        let (mut told, mut lost) = (0, 0);
+        while lost == 0 || s.agent.as_ref().is_some_and(|a| a.unsent() > 0) {
+            s.serve(0);
+            while let Some(m) = agent.recv().unwrap() {
+                match m {
+                    FromChip::Event(Event::FdbLost) => lost += 1,
+                    FromChip::Event(Event::Learned(..)) => {
+                        assert_eq!(lost, 0);
+                        told += 1;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert!(told > 0 && told < 1_500_000 && lost == 1, "{told} told, {lost} times lost");
+    }
 }

@@ -85,7 +85,7 @@ pub(super) fn frame(
         return dropped(DropReason::Giant, note);
     }
     let (dst, src) = (Mac(parse::mac(frame)), Mac(parse::mac(&frame[6..])));
-    if is_control(dst) {
+    if is_control(dst) || is_ring(frame) {
         return trap(TrapClass::Control, note);
     }
     if !b.ingress() {
@@ -108,7 +108,11 @@ pub(super) fn frame(
     if state == StpState::Learning || b.state() == StpState::Learning {
         return dropped(DropReason::Stp, note);
     }
-    if !dst.is_unicast() {
+    // No station has it; the kernel floods it as one that is not known.
+    if dst == Mac([0; 6]) {
+        return trap(TrapClass::Unknown, note);
+    }
+    if dst.is_group() {
         let what = if dst == Mac([0xff; 6]) { Flooded::Broadcast } else { Flooded::Multicast };
         if fid.floods(what) {
             return Err(flood(t, came, &f, what, buf, copies, note));
@@ -140,6 +144,14 @@ pub(super) fn frame(
 /// 01:80:c2:00:00:00 to 0F.
 fn is_control(dst: Mac) -> bool {
     dst.0[..5] == [0x01, 0x80, 0xc2, 0, 0] && dst.0[5] < 0x10
+}
+
+/// Frames of the Media Redundancy Protocol (IEC 62439-2) and of connectivity fault management (802.1Q, 18), behind a tag, too: the
+/// kernel looks at them before all else where it takes part in these.
+fn is_ring(frame: &[u8]) -> bool {
+    let is = |ethertype| matches!(ethertype, 0x88e3 | 0x8902);
+    let outer = be16(frame, ETH - 2);
+    is(outer) || parse::is_tag(outer) && frame.len() >= ETH + 4 && is(be16(frame, ETH + 2))
 }
 
 /// EtherType and payload behind the tag of the FID's type.
@@ -252,11 +264,12 @@ fn flood(
         if reflected(Some(came), to, &p) || p.state() != StpState::Forwarding || !p.floods(what) || !t.link(p.port()) {
             continue;
         }
-        // The kernel sends to all of them, or nobody would get it twice and others not at all.
+        // One that the chip can't send by: then the kernel sends by all of them, or some would get the frame twice.
         if !p.egress() || f.len > p.longest() {
             copies.truncate(first);
             let class = if p.egress() { TrapClass::Mtu } else { TrapClass::BridgeClosed };
-            return trap::<()>(class, note).err().unwrap_or(Verdict::Trap(class));
+            note.note(|| Raw::Trap(class));
+            return Verdict::Trap(class);
         }
         let Some(tagged) = t.bridges.leaves(f.fid, to) else { continue };
         note.note(|| Raw::Forward(p.port()));
@@ -297,11 +310,10 @@ fn dress(f: &Frame, tagged: bool, buf: &mut [u8]) -> (i8, u32) {
         (true, Some(vid)) => {
             // A priority tag: its priority stays (802.1Q, 6.9).
             if vid == 0
-                && let Some(tci) = buf.get_mut(ROOM + ETH..ROOM + ETH + 2)
+                && let Some(tci) = buf.get_mut(ROOM + ETH..).and_then(|b| b.first_chunk_mut::<2>())
             {
-                let [_, [_, _, a, b]] = [[0; 4], TagWord(f.tag).wire()[0]];
-                tci[0] = tci[0] & 0xf0 | a;
-                tci[1] = b;
+                let [[_, _, high, low], _] = TagWord(f.tag).wire();
+                *tci = [tci[0] & 0xf0 | high, low];
             }
             (0, len)
         }

@@ -340,7 +340,7 @@ impl Fdb {
             }
         }
     }
-    /// Milliseconds since the start. Forgets, among `cells` cells from `from` on, the stations that no frame came from for longer
+    /// Forgets, among `cells` cells from `from` on, the stations that no frame came from for longer
     /// than their FID's ageing time, in ticks. Returns where to go on.
     pub(crate) fn age(&self, from: usize, cells: usize, ageing: impl Fn(u32) -> Option<u32>) -> Option<usize> {
         let now = self.clock.get(0);

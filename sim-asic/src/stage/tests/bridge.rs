@@ -152,6 +152,24 @@ fn stations_are_learned_and_found_again() {
 }
 
 #[test]
+fn what_the_kernel_looks_at_first_is_trapped() {
+    let mut b = plain();
+    b.set(Record::BridgePort(
+        bp(0),
+        BridgePortEntry { state: StpState::Blocking, ..bp_entry(0, false, Some(0)) },
+    ));
+    let of = |ethertype: [u8; 2], tag: &[u8]| [&host(2).0[..], &host(1).0, tag, &ethertype, &[0; 46]].concat();
+    for ethertype in [[0x88, 0xe3], [0x89, 0x02]] {
+        for tag in [&[][..], &[0x81, 0, 0, 5]] {
+            assert_eq!(pass(&mut b, 0, &of(ethertype, tag)).0, Verdict::Trap(TrapClass::Control));
+        }
+    }
+    assert_eq!(pass(&mut b, 0, &frame(host(2), host(1), &[])).0, Verdict::Drop(DropReason::Stp));
+    // No station, neither known nor a group.
+    assert_eq!(pass(&mut b, 1, &frame(Mac([0; 6]), host(1), &[])).0, Verdict::Trap(TrapClass::Unknown));
+}
+
+#[test]
 fn tags_of_a_bridge_that_does_not_look_at_them_stay() {
     let mut b = plain();
     for tag in [&[0x81, 0, 0xe0, 5][..], &[0x88, 0xa8, 0, 7, 0x81, 0, 0, 9], &[0x81, 0, 0x40, 0]] {
