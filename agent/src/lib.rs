@@ -15,6 +15,7 @@ pub mod input;
 pub mod lab;
 pub mod mirror;
 pub mod netlink;
+mod placed;
 pub mod policy;
 pub mod program;
 pub mod record;

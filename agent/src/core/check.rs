@@ -102,6 +102,18 @@ impl Check {
             self.wrong.push((key, None));
         }
     }
+    /// Differences that were found: of what the chip was given under a key, or of the two mirrors.
+    fn hears(&mut self, said: Vec<(Option<AnyKey>, String)>) {
+        for (key, what) in said {
+            match key {
+                Some(key) => self.is_wrong(key, || what),
+                None => {
+                    self.differs(|| what);
+                    self.mirror_wrong = true;
+                }
+            }
+        }
+    }
     fn differs(&mut self, what: impl FnOnce() -> String) {
         self.differences += 1;
         if self.named.len() < NAMED {
@@ -339,15 +351,7 @@ impl Core {
             let key = StaticKey(key).into();
             said.extend(self.program.fits(&live, key).err().filter(|_| !fresh).map(|what| (Some(key), what)));
         }
-        for (key, what) in said {
-            match key {
-                Some(key) => c.is_wrong(key, || what),
-                None => {
-                    c.differs(|| what);
-                    c.mirror_wrong = true;
-                }
-            }
-        }
+        c.hears(said);
         c.stage = match (seen == CHUNK, fresh) {
             (true, _) => Stage::Stations { fresh, after: last },
             (false, true) => Stage::Stations { fresh: false, after: None },
@@ -380,15 +384,7 @@ impl Core {
                 said.extend(self.program.fits(&live, key).err().map(|what| (Some(key), what)));
             }
         }
-        for (key, what) in said {
-            match key {
-                Some(key) => c.is_wrong(key, || what),
-                None => {
-                    c.differs(|| what);
-                    c.mirror_wrong = true;
-                }
-            }
-        }
+        c.hears(said);
         let v6 = F::BITS == 128;
         c.stage = match (seen == CHUNK, fresh, v6) {
             (true, ..) => Stage::Neighs { v6, fresh, after: last },

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hal::{AnyKey, BridgePortId, Event, FdbKey, Op, Record, StaticKey};
+use hal::{AnyKey, BridgePortId, Event, FdbKey, FidId, MemberKey, Op, Record, StaticKey};
 
 use super::Core;
 use crate::compile::bridge;
@@ -14,6 +14,7 @@ use crate::input::Output;
 use crate::mirror::StationKey;
 use crate::netlink::build::Builder;
 use crate::netlink::{AF_BRIDGE, nlm, rtm};
+use crate::placed::{Behind, Placed};
 
 /// Requests to the kernel that are under way at most.
 const WINDOW: usize = 256;
@@ -31,9 +32,11 @@ const DISABLED: u8 = 0;
 #[derive(Debug, Default)]
 pub(super) struct Stations {
     /// What the chip has learned, as far as it told.
-    chip: BTreeMap<FdbKey, BridgePortId>,
+    chip: Placed<FdbKey, BridgePortId>,
     /// To be looked at, and whether the kernel forgot it meanwhile.
     todo: BTreeMap<FdbKey, bool>,
+    /// To be looked at when ports have come into FIDs.
+    later: BTreeSet<FdbKey>,
     /// What the kernel was asked for and has not answered.
     waiting: BTreeMap<u64, FdbKey>,
     /// What the chip has forgotten by itself, or did not have at the start: the kernel's copy goes.
@@ -47,11 +50,18 @@ pub(super) struct Stations {
     pub followed: u64,
 }
 
+impl Behind for BridgePortId {
+    fn device(&self) -> u32 {
+        self.0
+    }
+}
+
 impl Stations {
     /// The chip is about to be read anew.
     pub fn reset(&mut self) {
         self.chip.clear();
         self.todo.clear();
+        self.later.clear();
         self.asked.clear();
         self.aged.clear();
         self.read = false;
@@ -93,6 +103,8 @@ enum Do {
     Untell(u32),
     /// The chip is to have it there, and the kernel as ours.
     Teach(BridgePortId),
+    /// As soon as its port is in the FID.
+    Wait,
     /// The chip is to forget it.
     Forget,
 }
@@ -138,7 +150,7 @@ impl Core {
         for fid in vids.into_iter().filter_map(|vid| bridge::fid_id(b, vid)) {
             self.program.fid.touch(fid);
             for p in &ports {
-                self.program.member.touch(hal::MemberKey { fid, port: BridgePortId(*p) });
+                self.program.member.touch(MemberKey { fid, port: BridgePortId(*p) });
             }
         }
         // What the chip has of it, whatever is left in the kernel.
@@ -160,10 +172,10 @@ impl Core {
         self.program.fid.touch(fid);
         if dev != b && self.mirror.vlan(dev, vid).is_none() {
             // The kernel forgets what it has learned there by itself, and leaves what is ours to us.
-            self.stations_leave(dev, Some(vid));
+            self.stations_leave(dev, Some((b, vid)));
         }
         if dev != b {
-            self.program.member.touch(hal::MemberKey { fid, port: BridgePortId(dev) });
+            self.program.member.touch(MemberKey { fid, port: BridgePortId(dev) });
             self.program.bridge_port.touch(BridgePortId(dev));
         }
         if !had || bridge::fid(&self.facts(), fid).is_none() {
@@ -189,16 +201,16 @@ impl Core {
         }
     }
 
-    /// What was learned behind a device, or behind it in one VLAN, is forgotten in the chip and in the kernel.
-    fn stations_leave(&mut self, dev: u32, vid: Option<u16>) {
-        let id = BridgePortId(dev);
-        let in_vlan = |of: u16| vid.is_none_or(|v| v == of);
-        let there = self.stations.chip.iter().filter(|(k, p)| **p == id && in_vlan(bridge::split(k.fid).1));
-        let copies = self
-            .mirror
-            .stations()
-            .filter(|(k, s)| s.dev == dev && s.flags & NTF_EXT_LEARNED != 0 && in_vlan(k.vid))
-            .filter_map(|(k, _)| bridge::fdb_key(k));
+    /// What was learned behind a device, or behind it in one VLAN of a bridge, is forgotten in the chip and in the kernel.
+    fn stations_leave(&mut self, dev: u32, vlan: Option<(u32, u16)>) {
+        let (first, last) = match vlan {
+            Some((b, vid)) => StationKey::all(b, Some(vid)),
+            None => (StationKey::all(0, None).0, StationKey::all(u32::MAX, None).1),
+        };
+        let copies = self.mirror.stations_behind(dev, first, last);
+        let copies = copies.filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0).filter_map(|(k, _)| bridge::fdb_key(k));
+        let key = |k: &StationKey, any| FdbKey { fid: bridge::fid_id(k.bridge, k.vid).unwrap_or(any), mac: k.mac };
+        let there = self.stations.chip.behind(dev, key(&first, FidId(0)), key(&last, FidId(u32::MAX)));
         let all: BTreeSet<FdbKey> = there.map(|(k, _)| *k).chain(copies).collect();
         for k in all {
             self.stations.aged.insert(k);
@@ -219,7 +231,7 @@ impl Core {
     /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated.
     pub(super) fn stations_read(&mut self) {
         let ours = self.mirror.stations().filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0);
-        let keys = ours.filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| !self.stations.chip.contains_key(k));
+        let keys = ours.filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| self.stations.chip.get(k).is_none());
         self.stations.aged = keys.collect();
     }
 
@@ -235,6 +247,19 @@ impl Core {
         {
             let todo = self.station_todo(k, forgotten);
             self.station_do(k, todo);
+        }
+    }
+
+    /// The chip answered.
+    pub(super) fn stations_taught(&mut self) {
+        // One that found no room: the kernel does not hold it either, or nobody would ever say that it is gone.
+        for k in core::mem::take(&mut self.program.untaught) {
+            self.stations.chip.remove(&k);
+            self.stations.aged.insert(k);
+            self.stations.look(k);
+        }
+        if core::mem::take(&mut self.program.joined) {
+            core::mem::take(&mut self.stations.later).into_iter().for_each(|k| self.stations.look(k));
         }
     }
 
@@ -263,6 +288,7 @@ impl Core {
                 }
             }
             (Some(_), Some(p)) if ours => Do::Tell(p),
+            (Some(port), _) if self.program.member.acked(MemberKey { fid: k.fid, port }).is_none() => Do::Wait,
             (Some(there), _) => Do::Teach(there),
         }
     }
@@ -273,6 +299,9 @@ impl Core {
         }
         match todo {
             Do::Nothing => {}
+            Do::Wait => {
+                self.stations.later.insert(k);
+            }
             Do::Tell(p) => self.tell(k, Some(p), p.0),
             Do::Untell(dev) => self.tell(k, None, dev),
             Do::Teach(p) => {
@@ -320,7 +349,9 @@ impl Core {
         let Some(k) = self.stations.waiting.remove(&id) else { return false };
         if errno != 0 {
             // The device, the VLAN or the entry went meanwhile: news of that is on its way, or was here already.
-            self.stations.asked.remove(&k);
+            if self.stations.asked.remove(&k) == Some(None) {
+                self.stations.aged.remove(&k);
+            }
             if !matches!(errno, libc::ENOENT | libc::ENODEV | libc::EINVAL | libc::EOPNOTSUPP) {
                 self.totals.refused_requests += 1;
                 self.totals.last_refusal =

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::Mirror;
 use super::types::{BridgePort, Station, StationKey, Vlan};
+use crate::placed::Placed;
 
 #[derive(Clone, Default, Debug)]
 pub(super) struct Bridges {
@@ -11,7 +12,7 @@ pub(super) struct Bridges {
     slaves: BTreeMap<u32, BTreeSet<u32>>,
     /// By device and VID; a bridge's own are those of its own device.
     vlans: BTreeMap<(u32, u16), Vlan>,
-    stations: BTreeMap<StationKey, Station>,
+    stations: Placed<StationKey, Station>,
 }
 
 impl Mirror {
@@ -39,11 +40,19 @@ impl Mirror {
     pub fn stations_from(&self, from: core::ops::Bound<StationKey>) -> impl Iterator<Item = &StationKey> {
         self.bridges.stations.range((from, core::ops::Bound::Unbounded)).map(|(k, _)| k)
     }
+    /// Those behind a device, from the first to the last.
+    pub fn stations_behind(
+        &self,
+        dev: u32,
+        first: StationKey,
+        last: StationKey,
+    ) -> impl Iterator<Item = (&StationKey, &Station)> {
+        self.bridges.stations.behind(dev, first, last)
+    }
     /// Those of a bridge, or of one of its VLANs.
     pub fn stations_of(&self, bridge: u32, vid: Option<u16>) -> impl Iterator<Item = StationKey> + '_ {
-        let key = |vid, mac| StationKey { bridge, vid, mac: hal::Mac(mac) };
-        let (first, last) = (vid.unwrap_or(0), vid.unwrap_or(u16::MAX));
-        self.bridges.stations.range(key(first, [0; 6])..=key(last, [0xff; 6])).map(|(k, _)| *k)
+        let (first, last) = StationKey::all(bridge, vid);
+        self.bridges.stations.range(first..=last).map(|(k, _)| *k)
     }
 
     /// A device has another master.
@@ -57,8 +66,7 @@ impl Mirror {
             }
             // Its bridge may look at its other ports with other eyes.
             self.dirt.links.insert(m);
-            // It leaves its VLANs there.
-            self.vlans_gone(|(d, _)| *d == i);
+            self.vlans_left(i);
         }
         if let Some(m) = now {
             self.bridges.slaves.entry(m).or_default().insert(i);
@@ -69,8 +77,10 @@ impl Mirror {
     /// A device is gone, and with it what is its own.
     pub(super) fn bridge_gone(&mut self, i: u32) {
         self.bridges.slaves.remove(&i);
-        self.vlans_gone(|(d, _)| *d == i);
-        let gone: Vec<_> = self.stations().filter(|(k, s)| k.bridge == i || s.dev == i).map(|(k, _)| *k).collect();
+        self.vlans_left(i);
+        let ((first, _), (_, last)) = (StationKey::all(0, None), StationKey::all(u32::MAX, None));
+        let behind = self.stations_behind(i, first, last).map(|(k, _)| *k);
+        let gone: Vec<_> = behind.chain(self.stations_of(i, None)).collect();
         gone.iter().for_each(|k| self.station_gone(k));
     }
 
@@ -106,6 +116,12 @@ impl Mirror {
         if self.bridges.vlans.remove(&(i, vid)).is_some() {
             self.dirt.vlans.insert((i, vid));
         }
+    }
+
+    /// A device has no VLANs any more.
+    fn vlans_left(&mut self, i: u32) {
+        let gone: Vec<u16> = self.vlans(i).map(|(vid, _)| vid).collect();
+        gone.into_iter().for_each(|vid| self.vlan_gone(i, vid));
     }
 
     pub(super) fn vlans_gone(&mut self, f: impl Fn(&(u32, u16)) -> bool) {

@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use hal::{Mac, Tag, Tpid};
 use smallvec::SmallVec;
 
+use crate::placed::Behind;
+
 macro_rules! bitflags_lite {
     ($(#[$doc:meta])* $name:ident: $t:ty { $($(#[$fdoc:meta])* $flag:ident = $v:literal,)* }) => {
         $(#[$doc])*
@@ -135,6 +137,14 @@ pub struct StationKey {
     pub mac: Mac,
 }
 
+impl StationKey {
+    /// The first and the last of a bridge, or of one of its VLANs.
+    pub fn all(bridge: u32, vid: Option<u16>) -> (StationKey, StationKey) {
+        let key = |vid, mac| StationKey { bridge, vid, mac: Mac(mac) };
+        (key(vid.unwrap_or(0), [0; 6]), key(vid.unwrap_or(u16::MAX), [0xff; 6]))
+    }
+}
+
 /// A station that a bridge knows (`RTM_NEWNEIGH` of family `AF_BRIDGE` with `NDA_MASTER`).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Station {
@@ -146,6 +156,12 @@ pub struct Station {
     pub flags: u8,
     /// `NDA_FLAGS_EXT`
     pub flags_ext: u32,
+}
+
+impl Behind for Station {
+    fn device(&self) -> u32 {
+        self.dev
+    }
 }
 
 /// How a device stands on another.

@@ -10,9 +10,10 @@ use hal::{
 };
 use smallvec::SmallVec;
 
+use super::bridges::{bridge_port_of, fid_of, member_of, station_of};
 use super::ids::Ids;
 use super::small::{PATIENT, Small};
-use super::{Program, bridge_port_of, closed, fid_of, neigh, placed};
+use super::{Program, closed, neigh, placed};
 use crate::compile::{self, Facts, bridge};
 
 /// Whether the chip was given what it should hold. What it refused is no difference, as long as what stands in its place
@@ -98,10 +99,11 @@ impl Program {
                 given::<table::BridgePort>(&self.bridge_port, k, want.as_ref(), |e| bridge::closed(e) == *e)
             }
             AnyKey::FidMember(k) => {
-                given::<table::FidMember>(&self.member, k, bridge::member(f, k).as_ref(), |_| false)
+                let want = member_of(f, k, &self.fid, &self.bridge_port);
+                given::<table::FidMember>(&self.member, k, want.as_ref(), |_| false)
             }
             AnyKey::FdbStatic(k) => {
-                let want = bridge::station(f, k.0);
+                let want = station_of(f, k, &self.fid, &self.bridge_port);
                 given::<table::FdbStatic>(&self.station, k, want.as_ref(), |v| matches!(v, hal::FdbVerdict::Trap(_)))
             }
             AnyKey::Switch(k) => given::<table::Switch>(&self.switch, k, Some(&compile::switch::switch(f)), |_| false),

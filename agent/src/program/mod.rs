@@ -5,6 +5,7 @@
 //! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
 
 mod audit;
+mod bridges;
 mod guards;
 pub mod ids;
 pub mod routes;
@@ -16,15 +17,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
-    AnyKey, BridgePortEntry, BridgePortId, BucketEntry, BucketKey, FdbVerdict, FidEntry, FidId, Fwd, Global,
-    GroupEntry, GroupId, Member, MemberKey, Nanos, NeighKey, NextHopEntry, NextHopId, Op, Prefix, Reason, Record,
-    Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6, VrfId, table,
+    AnyKey, BucketEntry, BucketKey, FdbKey, FidId, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey,
+    NextHopEntry, NextHopId, Op, Prefix, Reason, Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip,
+    TrapClass, V4, V6, VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};
 use crate::compile::route::Verdict;
 use crate::compile::vrf::DEFAULT;
-use crate::compile::{self, Facts, bridge};
+use crate::compile::{self, Facts};
 use crate::mirror::{MirrorFamily, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use ids::Ids;
 use routes::{RouteFamily, Routes, Sent};
@@ -108,6 +109,10 @@ pub struct Program {
     put_off: BTreeMap<GroupId, GroupEntry>,
     /// FIDs that flood nothing until their members and stations stand, or are gone.
     quiet: BTreeSet<FidId>,
+    /// Bridge ports have come into FIDs, or left.
+    pub joined: bool,
+    /// Stations that the chip was to hold as learned and refused.
+    pub untaught: Vec<FdbKey>,
     /// Something that routes refer to has come, gone or failed: every route is to be compiled again.
     pub recompile_routes: bool,
 }
@@ -582,14 +587,6 @@ impl Program {
             &mut sets[7],
             &mut removes[7],
         );
-        self.station.plan(
-            now,
-            false,
-            |k, _| bridge::station(f, k.0),
-            |_| Some(FdbVerdict::Trap(TrapClass::NoRoom)),
-            &mut sets[5],
-            &mut removes[5],
-        );
         self.rif.plan(
             now,
             false,
@@ -598,54 +595,8 @@ impl Program {
             &mut sets[4],
             &mut removes[4],
         );
-        let (fid, bridge_port) = (&self.fid, &self.bridge_port);
-        self.member.plan(
-            now,
-            false,
-            |k, _| bridge::member(f, k).filter(|_| !fid.unplaced(k.fid) && !bridge_port.unplaced(k.port)),
-            |_| None,
-            &mut sets[3],
-            &mut removes[3],
-        );
-        let fid = &self.fid;
-        self.bridge_port.plan(
-            now,
-            false,
-            |k, _| bridge_port_of(f, k, fid),
-            |e| Some(bridge::closed(e)),
-            &mut sets[2],
-            &mut removes[2],
-        );
-        // A FID begins and ends without flooding: no frame meets some of its members, or the switch's own addresses as strangers.
-        let standing = self.bridged();
-        let (station, quiet) = (&self.station, &mut self.quiet);
-        self.fid.plan(
-            now,
-            false,
-            |k, acked| {
-                let Some(e) = fid_of(f, k, station) else {
-                    return acked.filter(|a| **a != bridge::quiet(a)).map(|a| {
-                        quiet.insert(k);
-                        bridge::quiet(a)
-                    });
-                };
-                let silent = acked.is_none_or(|a| *a == bridge::quiet(a));
-                if silent && !standing && e != bridge::quiet(&e) {
-                    quiet.insert(k);
-                    return Some(bridge::quiet(&e));
-                }
-                Some(e)
-            },
-            |e| Some(bridge::quiet(e)),
-            &mut sets[1],
-            &mut removes[1],
-        );
+        self.plan_bridges(now, f, sets, removes);
         self.switch.plan(now, false, |_, _| Some(compile::switch::switch(f)), |_| None, &mut sets[0], &mut removes[0]);
-    }
-
-    /// Whether members and stations of all FIDs are as they should be.
-    fn bridged(&self) -> bool {
-        self.member.clean() && self.member.idle() && self.station.clean() && self.station.idle()
     }
 
     /// The chip answered a batch. `false`: it was none of ours, or out of order.
@@ -716,39 +667,12 @@ impl Program {
     fn done_key(&mut self, now: Nanos, key: AnyKey, why: Option<Reason>) {
         let removed = why.is_none();
         match key {
-            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) | AnyKey::Fdb(_) => {}
+            AnyKey::Port(_) | AnyKey::Bucket(_) | AnyKey::Route4(_) | AnyKey::Route6(_) => {}
             AnyKey::Switch(k) => {
                 self.switch.done(now, k, why);
             }
-            AnyKey::Fid(k) => {
-                if self.fid.done(now, k, why).changed {
-                    self.bridge_port.touch_all();
-                    self.member.touch_all();
-                    self.station.touch_all();
-                }
-                if removed && self.fid.acked(k).is_none() {
-                    self.fid.room(now);
-                }
-            }
-            AnyKey::BridgePort(k) => {
-                if self.bridge_port.done(now, k, why).changed {
-                    self.member.touch_all();
-                    self.station.touch_all();
-                }
-                if removed && self.bridge_port.acked(k).is_none() {
-                    self.bridge_port.room(now);
-                }
-            }
-            AnyKey::FidMember(k) => {
-                self.member.done(now, k, why);
-            }
-            AnyKey::FdbStatic(k) => {
-                if self.station.done(now, k, why).changed {
-                    self.fid.touch(k.0.fid);
-                }
-                if removed && self.station.acked(k).is_none() {
-                    self.station.room(now);
-                }
+            AnyKey::Fid(_) | AnyKey::BridgePort(_) | AnyKey::FidMember(_) | AnyKey::FdbStatic(_) | AnyKey::Fdb(_) => {
+                self.done_bridges(now, key, why);
             }
             AnyKey::Rif(k) => {
                 if self.rif.done(now, k, why).changed {
@@ -844,20 +768,6 @@ fn route_op<F: RouteFamily>(vrf: VrfId, s: &Sent<F>) -> Op {
         Some(fwd) => Op::Set(F::record(key, fwd)),
         None => Op::Remove(F::key(key)),
     }
-}
-
-/// What a FID should be, given which of its stations found no room: they must not pass for unknown ones.
-fn fid_of(f: &Facts<'_>, k: FidId, station: &Small<table::FdbStatic>) -> Option<FidEntry> {
-    let e = bridge::fid(f, k)?;
-    let unknown = e.unknown && station.failures().all(|s| s.0.fid != k);
-    Some(FidEntry { unknown, ..e })
-}
-
-/// What a bridge port should be, given which FIDs found no room: their frames must not pass for those of a VLAN that it is not in.
-fn bridge_port_of(f: &Facts<'_>, k: BridgePortId, fid: &Small<table::Fid>) -> Option<BridgePortEntry> {
-    let e = bridge::bridge_port(f, k)?.entry;
-    let full = fid.failures().any(|u| bridge::member(f, MemberKey { fid: u, port: k }).is_some());
-    Some(if full { bridge::closed(&e) } else { e })
 }
 
 fn neigh<F: MirrorFamily>(f: &Facts<'_>, k: NeighKey<F>) -> Option<hal::NeighEntry> {

@@ -154,10 +154,7 @@ fn stations_are_learned_and_found_again() {
 #[test]
 fn what_the_kernel_looks_at_first_is_trapped() {
     let mut b = plain();
-    b.set(Record::BridgePort(
-        bp(0),
-        BridgePortEntry { state: StpState::Blocking, ..bp_entry(0, false, Some(0)) },
-    ));
+    b.set(Record::BridgePort(bp(0), BridgePortEntry { state: StpState::Blocking, ..bp_entry(0, false, Some(0)) }));
     let of = |ethertype: [u8; 2], tag: &[u8]| [&host(2).0[..], &host(1).0, tag, &ethertype, &[0; 46]].concat();
     for ethertype in [[0x88, 0xe3], [0x89, 0x02]] {
         for tag in [&[][..], &[0x81, 0, 0, 5]] {
