@@ -82,7 +82,7 @@ impl Core {
                 if !self.program.done(self.now, id, rejected) && self.chip.ready() {
                     self.lost_step("an answer to a batch that is not the oldest under way");
                 }
-                self.stations_taught();
+                self.bridges_answered();
             }
             FromChip::Records { id, records, next } => self.records(id, records, next),
             FromChip::Active { id, keys, next } => {

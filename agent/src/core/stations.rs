@@ -15,6 +15,7 @@ use crate::mirror::StationKey;
 use crate::netlink::build::Builder;
 use crate::netlink::{AF_BRIDGE, nlm, rtm};
 use crate::placed::{Behind, Placed};
+use crate::program::bridges::News;
 
 /// Requests to the kernel that are under way at most.
 const WINDOW: usize = 256;
@@ -251,14 +252,24 @@ impl Core {
     }
 
     /// The chip answered.
-    pub(super) fn stations_taught(&mut self) {
+    pub(super) fn bridges_answered(&mut self) {
+        let News { joined, placed, untaught } = core::mem::take(&mut self.program.bridges);
+        for key in placed {
+            match key {
+                AnyKey::Fid(k) => self.touch_bridge(bridge::split(k).0),
+                AnyKey::BridgePort(p) => {
+                    bridge::master(&self.facts(), p.0).into_iter().for_each(|b| self.touch_bridge(b));
+                }
+                _ => {}
+            }
+        }
         // One that found no room: the kernel does not hold it either, or nobody would ever say that it is gone.
-        for k in core::mem::take(&mut self.program.untaught) {
+        for k in untaught {
             self.stations.chip.remove(&k);
             self.stations.aged.insert(k);
             self.stations.look(k);
         }
-        if core::mem::take(&mut self.program.joined) {
+        if joined {
             core::mem::take(&mut self.stations.later).into_iter().for_each(|k| self.stations.look(k));
         }
     }
@@ -273,8 +284,14 @@ impl Core {
             };
         };
         let ours = s.flags & NTF_EXT_LEARNED != 0;
-        if ours && chip.is_none() && self.stations.aged.contains(&k) {
-            return Do::Untell(s.dev);
+        if chip.is_none() && self.stations.aged.contains(&k) {
+            if ours {
+                return Do::Untell(s.dev);
+            }
+            // It will say that it is.
+            if self.stations.asked.contains_key(&k) {
+                return Do::Nothing;
+            }
         }
         match (bridge::learnable(&self.facts(), &bridge::station_key(k), s), chip) {
             // Another table has it.

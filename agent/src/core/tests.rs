@@ -17,6 +17,7 @@ use crate::record::{JournalError, Recorder, replay};
 
 mod answers;
 mod audit;
+mod bridges;
 mod objects;
 mod vrfs;
 
@@ -154,7 +155,8 @@ impl Kernel {
                 [rule(2, 0, 255), rule(2, 32766, 254), rule(2, 32767, 253), rule(10, 0, 255), rule(10, 32766, 254)]
                     .concat()
             }
-            DumpKind::List6 | DumpKind::Vlan | DumpKind::Fdb => Vec::new(),
+            DumpKind::List6 | DumpKind::Vlan => Vec::new(),
+            DumpKind::Fdb => self.objects.iter().filter(|m| m[4] == 28).flatten().copied().collect(),
             DumpKind::Route4 => {
                 let own = self.objects.iter().filter(|m| m[4] == 24).flatten().copied();
                 self.routes.iter().flat_map(|(k, to)| route(24, 2, k, to)).chain(own).collect()

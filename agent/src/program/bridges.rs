@@ -2,8 +2,8 @@
 //! and go, and what follows from an answer. What the kernel's bridges come to is `compile/bridge.rs`.
 
 use hal::{
-    AnyKey, BridgePortEntry, BridgePortId, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, Nanos, Op, Reason,
-    StaticKey, TrapClass, table,
+    AnyKey, BridgePortEntry, BridgePortId, FdbKey, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, Nanos, Op,
+    Reason, StaticKey, TrapClass, table,
 };
 
 use super::small::Small;
@@ -45,6 +45,17 @@ pub(super) fn station_of(
         FdbVerdict::Port(p) if port.unplaced(p) => Some(FdbVerdict::Trap(TrapClass::NoRoom)),
         v => Some(v),
     }
+}
+
+/// What came of answers that others have to look at.
+#[derive(Debug, Default)]
+pub struct News {
+    /// Bridge ports have come into FIDs, or left.
+    pub joined: bool,
+    /// FIDs and bridge ports that had found no room stand now: what belongs to them was not even tried.
+    pub placed: Vec<AnyKey>,
+    /// Stations that the chip was to hold as learned and refused.
+    pub untaught: Vec<FdbKey>,
 }
 
 impl Program {
@@ -100,9 +111,23 @@ impl Program {
         );
     }
 
-    /// Whether members and stations of all FIDs are as they should be.
-    pub(super) fn bridged(&self) -> bool {
-        self.member.clean() && self.member.idle() && self.station.clean() && self.station.idle()
+    /// Whether members and stations of all FIDs are as they should be: then those that were kept quiet need not be any more.
+    pub(super) fn bridged(&mut self) -> bool {
+        let stand = self.member.clean() && self.member.idle() && self.station.clean() && self.station.idle();
+        if stand {
+            core::mem::take(&mut self.quiet).into_iter().for_each(|k| self.fid.touch(k));
+        }
+        stand
+    }
+
+    /// Whether an entry has lost or found its place in the chip just now.
+    fn found_place(&mut self, key: AnyKey, unplaced: bool, stands: bool) -> bool {
+        if unplaced {
+            return self.unplaced.insert(key);
+        }
+        let found = stands && self.unplaced.remove(&key);
+        self.bridges.placed.extend(found.then_some(key));
+        found
     }
 
     /// The chip answered.
@@ -110,18 +135,20 @@ impl Program {
         let removed = why.is_none();
         match key {
             AnyKey::Fid(k) => {
-                if self.fid.done(now, k, why).changed {
+                self.fid.done(now, k, why);
+                if self.found_place(key, self.fid.unplaced(k), self.fid.acked(k).is_some()) {
                     self.bridge_port.touch_all();
-                    self.member.touch_all();
-                    self.station.touch_all();
+                    self.member.touch_if(|m| m.fid == k);
+                    self.station.touch_if(|s| s.0.fid == k);
                 }
                 if removed && self.fid.acked(k).is_none() {
                     self.fid.room(now);
                 }
             }
             AnyKey::BridgePort(k) => {
-                if self.bridge_port.done(now, k, why).changed {
-                    self.member.touch_all();
+                self.bridge_port.done(now, k, why);
+                if self.found_place(key, self.bridge_port.unplaced(k), self.bridge_port.acked(k).is_some()) {
+                    self.member.touch_if(|m| m.port == k);
                     self.station.touch_all();
                 }
                 if removed && self.bridge_port.acked(k).is_none() {
@@ -129,7 +156,7 @@ impl Program {
                 }
             }
             AnyKey::FidMember(k) => {
-                self.joined |= self.member.done(now, k, why).changed;
+                self.bridges.joined |= self.member.done(now, k, why).changed;
             }
             AnyKey::FdbStatic(k) => {
                 if self.station.done(now, k, why).changed {
@@ -139,7 +166,7 @@ impl Program {
                     self.station.room(now);
                 }
             }
-            AnyKey::Fdb(k) if why.is_some() => self.untaught.push(k),
+            AnyKey::Fdb(k) if why.is_some() => self.bridges.untaught.push(k),
             _ => {}
         }
     }

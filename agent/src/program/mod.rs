@@ -5,7 +5,7 @@
 //! nothing refers to it any more: make before break. Refusals end as traps, with their reason kept for display.
 
 mod audit;
-mod bridges;
+pub mod bridges;
 mod guards;
 pub mod ids;
 pub mod routes;
@@ -17,9 +17,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use hal::bus::{BATCH, WINDOW};
 use hal::{
-    AnyKey, BucketEntry, BucketKey, FdbKey, FidId, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey,
-    NextHopEntry, NextHopId, Op, Prefix, Reason, Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip,
-    TrapClass, V4, V6, VrfId, table,
+    AnyKey, BucketEntry, BucketKey, FidId, Fwd, Global, GroupEntry, GroupId, Member, Nanos, NeighKey, NextHopEntry,
+    NextHopId, Op, Prefix, Reason, Record, Rejected, RifEntry, RifId, RouteKey, TableId, ToChip, TrapClass, V4, V6,
+    VrfId, table,
 };
 
 use crate::compile::group::{GroupSpec, MemberSpec};
@@ -109,10 +109,10 @@ pub struct Program {
     put_off: BTreeMap<GroupId, GroupEntry>,
     /// FIDs that flood nothing until their members and stations stand, or are gone.
     quiet: BTreeSet<FidId>,
-    /// Bridge ports have come into FIDs, or left.
-    pub joined: bool,
-    /// Stations that the chip was to hold as learned and refused.
-    pub untaught: Vec<FdbKey>,
+    /// FIDs and bridge ports that found no room.
+    unplaced: BTreeSet<AnyKey>,
+    /// For stations and what belongs to bridges.
+    pub bridges: bridges::News,
     /// Something that routes refer to has come, gone or failed: every route is to be compiled again.
     pub recompile_routes: bool,
 }
@@ -626,9 +626,7 @@ impl Program {
                 }
             }
         }
-        if !self.quiet.is_empty() && self.bridged() {
-            core::mem::take(&mut self.quiet).into_iter().for_each(|k| self.fid.touch(k));
-        }
+        self.bridged();
         true
     }
 
