@@ -1,5 +1,6 @@
 //! `oracle FILE…|DIR…`, `oracle fuzz`, `oracle mutants`: scenarios with the kernel as the judge. What is done is in the library; here are its arguments.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Parser, Subcommand};
 use virga_tests::oracle::fuzz::{Random, case};
 use virga_tests::oracle::{Outcome, Setup, mutants, run, shrink, suite};
+use virga_tests::scenario::Scenario;
 use virga_tests::world::{Kind, Programs, netns};
 
 /// Runs scenarios with the kernel alone and with Virga, and compares all that leaves the ports.
@@ -49,6 +51,9 @@ enum Verb {
         /// How many cases.
         #[arg(long, default_value_t = 100)]
         cases: u64,
+        /// Of these only the ones that have this text in them: br0, vrf, nexthop.
+        #[arg(long, value_name = "TEXT")]
+        about: Option<String>,
         /// Stop after so many seconds.
         #[arg(long, value_name = "SECONDS")]
         time: Option<u64>,
@@ -114,18 +119,19 @@ fn main() -> ExitCode {
             std::path::absolute(tree).map_err(Into::into).and_then(|t| mutants::run(&t, &names, times))
         }
         None => scenarios(&cli.paths, &cli.common),
-        Some(Verb::Fuzz { seed, cases, time, print, out, shrink, common }) => {
+        Some(Verb::Fuzz { seed, cases, about, time, print, out, shrink, common }) => {
             let seed = seed.unwrap_or_else(|| {
                 let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
                 Random::new(now.as_nanos() as u64).bits() % 1_000_000_000
             });
             if print {
-                for s in seed..seed + cases {
-                    println!("# seed {s}\n{}", case(s).lines.join("\n"));
+                for (s, c) in (seed..seed + cases).filter_map(|s| Some((s, case_about(s, about.as_deref())?))) {
+                    println!("# seed {s}\n{}", c.lines.join("\n"));
                 }
                 return ExitCode::SUCCESS;
             }
-            fuzz(seed, cases, time.map(Duration::from_secs), &out, Duration::from_secs(shrink), &common)
+            let seeds = seed..seed + cases;
+            fuzz(seeds, about.as_deref(), time.map(Duration::from_secs), &out, Duration::from_secs(shrink), &common)
         }
     };
     match done {
@@ -138,21 +144,33 @@ fn main() -> ExitCode {
     }
 }
 
-fn fuzz(seed: u64, cases: u64, time: Option<Duration>, out: &PathBuf, cut: Duration, c: &Common) -> Result<bool> {
+/// The case of a seed, if it is about that.
+fn case_about(seed: u64, about: Option<&str>) -> Option<Scenario> {
+    Some(case(seed)).filter(|c| about.is_none_or(|a| c.lines.iter().any(|l| l.contains(a))))
+}
+
+fn fuzz(
+    seeds: Range<u64>,
+    about: Option<&str>,
+    time: Option<Duration>,
+    out: &PathBuf,
+    cut: Duration,
+    c: &Common,
+) -> Result<bool> {
     let setup = setup(c)?;
     netns::enter()?;
-    println!("seed {seed}, {cases} cases");
+    println!("seed {}, {} cases", seeds.start, seeds.end - seeds.start);
     let start = Instant::now();
     let until = time.map(|t| start + t);
-    let next = std::sync::atomic::AtomicU64::new(seed);
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let rows = std::sync::Mutex::new(Vec::new());
     let work = || -> Result<()> {
         loop {
             let s = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            if s >= seed + cases || until.is_some_and(|u| Instant::now() > u) {
+            if s >= seeds.end || until.is_some_and(|u| Instant::now() > u) {
                 return Ok(());
             }
-            let sc = case(s);
+            let Some(sc) = case_about(s, about) else { continue };
             let row = run(&sc, &setup);
             println!("{}", suite::line(&row));
             match &row.outcome {

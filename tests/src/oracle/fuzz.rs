@@ -2,6 +2,7 @@
 //!
 //! A case is text like any other scenario, and depends on its seed alone.
 
+mod bridged;
 mod resilient;
 mod stacked;
 
@@ -164,6 +165,8 @@ struct Gen {
     stacks: bool,
     /// Resilient groups take part.
     resilient: bool,
+    /// A bridge takes part.
+    bridged: bool,
 }
 
 impl Gen {
@@ -315,6 +318,9 @@ impl Gen {
         }
         if self.resilient && self.r.chance(35) {
             return resilient::command(self);
+        }
+        if self.bridged && self.r.chance(60) {
+            return bridged::command(self);
         }
         let p = self.port();
         let on = self.r.below(2);
@@ -494,6 +500,9 @@ impl Gen {
         if self.stacks && self.r.chance(60) {
             return stacked::frame(self);
         }
+        if self.bridged && self.r.chance(75) {
+            return bridged::frame(self);
+        }
         let p = self.port();
         let six = self.v6 && self.r.chance(45);
         if self.r.chance(3) {
@@ -635,7 +644,8 @@ pub fn case(seed: u64) -> Scenario {
     let vrfs = r.chance(25);
     let stacks = r.chance(25);
     let resilient = r.chance(20);
-    let mut g = Gen { r, ports, v6, vrfs, stacks, resilient };
+    let bridged = r.chance(30);
+    let mut g = Gen { r, ports, v6, vrfs, stacks, resilient, bridged };
     let mut lines = vec![format!("ports {ports}"), "base".to_owned()];
     if vrfs && g.r.chance(70) {
         let all = format!(
@@ -651,6 +661,9 @@ pub fn case(seed: u64) -> Scenario {
     if resilient {
         lines.extend(resilient::begin(&mut g).into_iter().map(|c| format!("? {c}")));
     }
+    if bridged {
+        lines.extend(bridged::begin(&mut g).into_iter().map(|c| format!("? {c}")));
+    }
     let steps = 3 + g.r.below(8);
     for _ in 0..steps {
         // Invalid commands are welcome: both worlds must refuse them alike.
@@ -658,14 +671,20 @@ pub fn case(seed: u64) -> Scenario {
             let c = g.command();
             for c in c.lines() {
                 let world = ["link ", "answer ", "agent "].iter().any(|w| c.starts_with(w));
+                // What the kernel forgets of stations while no agent is there, the chip keeps.
+                let apart = if bridged && c.starts_with("agent ") { Some("---".to_owned()) } else { None };
+                lines.extend(apart.clone());
                 lines.push(if world { c.to_owned() } else { format!("? {c}") });
+                lines.extend(apart);
             }
         }
         let mut frames = Vec::new();
         for _ in 0..8 + g.r.below(30) {
-            // A frame that the notation can't express (too small a size, say) is passed over.
+            // A frame that the notation can't express (too small a size, say) is passed over, and so is one that a veth would not take
+            // in: an Ethernet header, a tag and its MTU are the most.
             let f = g.frame();
-            if Scenario::parse("", &format!("ports {ports}\n{f}")).is_ok() {
+            let fits = |s: Scenario| s.steps.iter().flat_map(|s| &s.sends).all(|s| s.bytes.len() <= 1518);
+            if Scenario::parse("", &format!("ports {ports}\n{f}")).is_ok_and(fits) {
                 frames.push(f);
             }
         }
@@ -676,6 +695,10 @@ pub fn case(seed: u64) -> Scenario {
         // A step of its own: what the kernel learns by it is not announced, and is read before the next one.
         if g.r.chance(12) {
             lines.extend(g.lesson());
+            lines.push("---".into());
+        }
+        if bridged && g.r.chance(20) {
+            lines.push(bridged::moved(&mut g));
             lines.push("---".into());
         }
     }

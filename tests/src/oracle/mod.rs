@@ -123,6 +123,8 @@ fn step(w: &mut World, s: &Step) -> Result<Done> {
         }
     }
     w.settle()?;
+    let bridged = w.bridges()?;
+    let mut stations = BTreeMap::new();
     for burst in s.sends.chunks(BURST) {
         let mut last = None;
         for f in burst {
@@ -130,8 +132,11 @@ fn step(w: &mut World, s: &Step) -> Result<Done> {
             if last.replace(f.port).is_some_and(|p| p != f.port) {
                 w.quiesce()?;
             }
+            // The kernel hears of a station a moment after the chip.
+            let sender = f.bytes.get(6..18).map(<[u8]>::to_vec);
+            let station = bridged && sender.is_some_and(|s| stations.insert(s, f.port) != Some(f.port));
             // What may change a neighbour is kept apart: its answer may come from elsewhere.
-            let apart = frame::chatter(&f.bytes).is_some();
+            let apart = frame::chatter(&f.bytes).is_some() || station;
             if apart {
                 w.quiesce()?;
             }
@@ -139,6 +144,9 @@ fn step(w: &mut World, s: &Step) -> Result<Done> {
             w.send(f.port, &f.bytes);
             if apart {
                 w.quiesce()?;
+            }
+            if station {
+                w.learned()?;
             }
         }
         w.quiesce()?;

@@ -373,6 +373,22 @@ impl World {
         Ok(())
     }
 
+    /// Whether there is a bridge.
+    ///
+    /// # Errors
+    /// `ip` can't be asked.
+    pub fn bridges(&self) -> Result<bool> {
+        Ok(self.run("ip -o link show type bridge")?.text.contains("mtu"))
+    }
+
+    /// Waits until the kernel knows what the chip has learned.
+    ///
+    /// # Errors
+    /// It does not come to be.
+    pub fn learned(&self) -> Result<()> {
+        self.switch.as_ref().map_or(Ok(()), |v| v.settle(&self.sw))
+    }
+
     /// Waits until each netdev that is up has the carrier that its wire has: a device set up says so only a moment later. Macvlans on one
     /// that is down lose theirs, which those on a TAP would keep (README, known limits).
     ///
@@ -663,7 +679,14 @@ impl World {
 
     /// What the agent says of itself, for a report.
     pub fn state(&self) -> String {
-        self.switch.as_ref().map_or(String::new(), |v| v.state(&self.sw))
+        let mut out = self.switch.as_ref().map_or(String::new(), |v| v.state(&self.sw));
+        if self.bridges().unwrap_or(false) {
+            for line in ["bridge vlan show", "bridge fdb show"] {
+                let said = self.run(line).map_or_else(|e| e.to_string(), |s| s.text);
+                out += &format!("--- {line}\n{}\n", said.trim_end());
+            }
+        }
+        out
     }
 
     /// Whether the agent finds kernel, desired and chip equal; always so in the kernel's world.
