@@ -132,6 +132,7 @@ fn bridge_port(n: u32, v: u32, untagged: Option<FidId>, ports: u32, open: bool) 
             untagged,
             state: StpState::Forwarding,
             learning: true,
+            control_learning: true,
             unknown: v.is_multiple_of(3),
             multicast: true,
             broadcast: true,

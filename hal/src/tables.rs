@@ -334,6 +334,8 @@ pub struct BridgePortEntry {
     pub state: StpState,
     /// Whether source addresses are learned.
     pub learning: bool,
+    /// Whether then those of frames to 01:80:c2:00:00:00 to 0F are, too, though all of these are trapped.
+    pub control_learning: bool,
     /// Whether frames to unknown stations are flooded to it.
     pub unknown: bool,
     /// Whether multicast is.

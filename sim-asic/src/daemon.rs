@@ -14,7 +14,7 @@ use clap::Parser;
 use clap::error::ErrorKind;
 use hal::bus::{AgentConn, ChipConn};
 use hal::{Nanos, PortEntry, PortId};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use tracing::{error, info};
 
 use crate::chip::SimChip;
@@ -250,6 +250,8 @@ struct Running {
     worker: worker::Handle,
     server: Server,
     ports: Ports,
+    /// Rung by news of stations.
+    bell: OwnedFd,
 }
 
 fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
@@ -279,6 +281,13 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
     let frame = profile.frame;
     let name = profile.name.clone();
     let mut chip = SimChip::new(profile, specs.len());
+    let bell = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)
+        .and_then(|b| rustix::io::fcntl_dupfd_cloexec(&b, 0).map(|dup| (b, dup)))
+        .map(|(bell, dup)| {
+            chip.set_bell(dup);
+            bell
+        })
+        .map_err(|e| format!("no eventfd for news of stations: {e}"))?;
     let (mut ports, fronts) = Ports::open(specs, host, ns, state)?;
     let policers = Policers::new(|class| rates.rate(class));
     let pipelines = (0..workers).map(|_| chip.pipeline()).collect();
@@ -295,7 +304,7 @@ fn start(o: &Options, embedded: Option<ChipConn>) -> Result<Running, String> {
         _ if server.fds().0.is_some() => info!("chip of profile {name} is ready; the agent finds it at {listen}"),
         _ => info!("chip of profile {name} is ready, embedded: it ends with this process"),
     }
-    Ok(Running { worker, server, ports })
+    Ok(Running { worker, server, ports, bell })
 }
 
 impl Running {
@@ -339,6 +348,7 @@ impl Running {
         let mut fds: Vec<PollFd<'_>> = monitors.iter().map(|f| PollFd::from_borrowed_fd(*f, PollFlags::IN)).collect();
         fds.extend(signals.map(|f| PollFd::from_borrowed_fd(f, PollFlags::IN)));
         fds.extend(listener.map(|f| PollFd::from_borrowed_fd(f, PollFlags::IN)));
+        fds.push(PollFd::new(&self.bell, PollFlags::IN));
         if let Some((fd, write, read)) = agent {
             let mut flags = PollFlags::empty();
             flags.set(PollFlags::OUT, write);
@@ -350,6 +360,8 @@ impl Running {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(format!("nothing can be waited for: {e}")),
         }
+        // Before the news are taken: what comes after them rings again.
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
         let ready = |fd: i32| fds.iter().any(|f| f.as_fd().as_raw_fd() == fd && !f.revents().is_empty());
         let moved = monitors.iter().any(|m| ready(m.as_raw_fd()));
         Ok((signals.is_some_and(|s| ready(s.as_raw_fd())), moved))

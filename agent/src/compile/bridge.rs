@@ -4,14 +4,15 @@
 //! always there to hear, is trapped where it is for many: the kernel floods it then. Stations that the chip learns are `core/stations.rs`.
 
 use hal::{
-    BridgePortEntry, BridgePortId, FdbKey, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, StpState, Tag,
+    BridgePortEntry, BridgePortId, FdbKey, FdbVerdict, FidEntry, FidId, MemberEntry, MemberKey, RifId, StpState, Tag,
     TrapClass,
 };
 
 use super::group::IFF_UP;
 use super::{Facts, Why};
-use crate::mirror::{Bridge, BridgePort, Link, Station, StationKey, Vlan};
+use crate::mirror::{Bridge, BridgePort, Link, Mirror, Station, StationKey, Vlan};
 use crate::policy::Scope;
+use crate::policy::link::addressed_by_ip;
 
 /// `NUD_PERMANENT`, `NUD_NOARP` (`linux/neighbour.h`)
 const PERMANENT: u16 = 0x80;
@@ -52,6 +53,11 @@ pub fn bridge<'a>(f: &Facts<'a>, ifindex: u32) -> Result<(&'a Link, &'a Bridge),
         }
         if b.promiscuous {
             return Err(Why::BridgeSetting("promiscuous mode"));
+        }
+        // What has an address of its own there makes the bridge hear all, and nothing says so (`__dev_set_rx_mode`).
+        let hears = |l: &&Link| l.flags & IFF_UP != 0 && l.mac != link.mac && !addressed_by_ip(&l.kind);
+        if let Some(upper) = f.mirror.uppers(ifindex).find(hears) {
+            return Err(Why::OwnMac(upper.name.clone()));
         }
         if let Some(odd) = b.odd {
             return Err(Why::BridgeSetting(odd));
@@ -95,6 +101,26 @@ pub fn master(f: &Facts<'_>, ifindex: u32) -> Option<u32> {
     link.master.filter(|m| f.mirror.link(*m).is_some_and(|l| l.kind == "bridge"))
 }
 
+/// The FID whose packets a bridge's own device routes, or a VLAN device on it with that tag: frames come up to it from that FID alone,
+/// and what it sends goes into that one (`br_pass_frame_up`, `br_dev_xmit`).
+pub fn svi(m: &Mirror, own: u32, b: &Bridge, tag: Option<Tag>) -> Option<FidId> {
+    let plays = |v: &Vlan| state(v.state) == StpState::Forwarding && !v.odd;
+    let bare = |v: &Vlan| v.flags & Vlan::UNTAGGED != 0;
+    match (b.filtering, tag) {
+        (false, None) => fid_id(own, 0),
+        (true, None) => {
+            let (vid, _) = m.vlans(own).find(|(_, v)| v.flags & Vlan::PVID != 0 && bare(v) && plays(v))?;
+            fid_id(own, vid)
+        }
+        (true, Some(t)) => {
+            m.vlan(own, t.vid).filter(|v| Some(t.tpid) == b.tpid && !bare(v) && plays(v))?;
+            fid_id(own, t.vid)
+        }
+        // The tag is payload to the bridge.
+        (false, Some(_)) => None,
+    }
+}
+
 fn state(state: u8) -> StpState {
     // BR_STATE_LEARNING, BR_STATE_FORWARDING
     match state {
@@ -127,7 +153,7 @@ pub fn bridge_port(f: &Facts<'_>, id: BridgePortId) -> Option<BridgePortSpec> {
         open.as_ref().err().cloned().or_else(|| p.is_none().then_some(Why::NoLink)).or_else(|| both(f, id.0, link));
     let odd = |o: Option<&'static str>| o.map(Why::BridgeSetting);
     let vlans = || f.mirror.vlans(id.0).any(|(_, v)| v.odd).then_some(Why::BridgeSetting("an option of a VLAN"));
-    let upper = || f.mirror.links().find(|l| l.lower == Some(id.0)).map(|l| Why::Upper(l.name.clone()));
+    let upper = || f.mirror.uppers(id.0).next().map(|l| Why::Upper(l.name.clone()));
     let ingress = shut.clone().or_else(|| odd(p.and_then(|p| p.odd_in))).or_else(vlans).or_else(upper);
     let egress = shut.clone().or_else(|| odd(p.and_then(|p| p.odd_out)));
     let b = open.ok().map(|(_, b)| b);
@@ -143,7 +169,9 @@ pub fn bridge_port(f: &Facts<'_>, id: BridgePortId) -> Option<BridgePortSpec> {
             tpid: b.filter(|_| aware).and_then(|b| b.tpid),
             untagged: untagged.filter(|_| shut.is_none()).and_then(|vid| fid_id(own, vid)),
             state: state(p.state),
-            learning: p.learning,
+            // At once forgotten is never learned (`br_fdb_update`).
+            learning: p.learning && b.is_none_or(|b| b.ageing != 0),
+            control_learning: b.is_none_or(|b| !b.no_ll_learn),
             unknown: p.unknown,
             multicast: p.multicast,
             broadcast: p.broadcast,
@@ -171,17 +199,21 @@ fn takes_part(f: &Facts<'_>, b: &Bridge, dev: u32, vid: u16) -> Option<MemberEnt
     }
 }
 
-/// What the chip should hold for a VLAN of a bridge; `None` if no front-panel port is in it.
+/// What the chip should hold for a VLAN of a bridge; `None` if neither a front-panel port nor a router interface is in it.
 pub fn fid(f: &Facts<'_>, id: FidId) -> Option<FidEntry> {
     let (own, vid) = split(id);
-    let (_, b) = bridge(f, own).ok()?;
+    let b = match bridge(f, own) {
+        Ok((_, b)) => b,
+        // The router interface is closed, and stands on something.
+        Err(_) => f.ports.svi(id).and_then(|_| f.mirror.link(own)?.bridge.as_ref())?,
+    };
     let members = || f.mirror.bridge_ports(own).filter(|p| takes_part(f, b, *p, vid).is_some());
-    if !members().any(|p| f.ports.get(p).is_some()) {
+    if f.ports.svi(id).is_none() && !members().any(|p| f.ports.get(p).is_some()) {
         return None;
     }
     // What a device that is no front-panel port has to get, the kernel sends.
     let all_ours = members().all(|p| f.ports.get(p).is_some());
-    let hears = !b.filtering || f.mirror.vlan(own, vid).is_some_and(|v| v.flags & Vlan::BRENTRY != 0);
+    let hears = !b.filtering || f.mirror.vlan(own, vid).is_some();
     Some(FidEntry {
         tag: (vid != 0).then_some(Tag { tpid: b.tpid?, vid }),
         ageing: b.ageing,
@@ -237,7 +269,11 @@ pub fn station(f: &Facts<'_>, k: FdbKey) -> Option<FdbVerdict> {
         return None;
     }
     if s.state & PERMANENT != 0 {
-        return Some(FdbVerdict::Trap(TrapClass::ToUs));
+        // Of the switch's own addresses there the bridge's is the one whose packets are for the router, whatever port they come in by
+        // (`br_handle_frame` makes them PACKET_HOST; kernel-facts 35).
+        let routed = f.mirror.link(key.bridge).and_then(|l| l.mac) == Some(k.mac);
+        let svi = f.ports.svi(k.fid).filter(|_| routed);
+        return Some(svi.map_or(FdbVerdict::Trap(TrapClass::ToUs), |i| FdbVerdict::Route(RifId(i))));
     }
     let id = BridgePortId(s.dev);
     // What is said of it besides (NTF_EXT_LOCKED and others) has a say in what becomes of its frames.

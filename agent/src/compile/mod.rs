@@ -14,10 +14,10 @@ use core::fmt;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
-use hal::{Addr, Family, PortEntry, PortId, Prefix, Profile, RifId, Tags, VrfId};
+use hal::{Addr, Family, FidId, PortEntry, PortId, Prefix, Profile, RifId, RifKind, Tags, VrfId};
 use smallvec::SmallVec;
 
-use crate::mirror::{Mirror, Stacked};
+use crate::mirror::{Link, Mirror, Stacked};
 use crate::policy::{Finding, Polled, Scope};
 use vrf::Vrfs;
 
@@ -41,20 +41,19 @@ pub struct Facts<'a> {
 /// Where a device that has a router interface stands.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stand {
-    /// The port that its frames pass.
-    pub port: PortId,
-    /// The tags that they bear there.
-    pub tags: Tags,
-    /// The devices below it, down to the port's netdev; none below that itself.
+    /// On a port, with the tags that its frames bear there, or on a VLAN of a bridge.
+    pub on: RifKind,
+    /// The devices below it, down to the port's netdev, or to the bridge; none below that itself.
     pub below: SmallVec<[u32; 2]>,
 }
 
-/// The chip's ports whose netdev is in the agent's network namespace, and the devices there that stand on one in a way that
-/// the chip has words for: those are the devices that have a router interface.
+/// The chip's ports whose netdev is in the agent's network namespace, and the devices there that stand on one, or are a bridge or stand
+/// on one, in a way that the chip has words for: those are the devices that have a router interface.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub struct Ports {
     by_ifindex: BTreeMap<u32, (PortId, PortEntry)>,
     stands: BTreeMap<u32, Stand>,
+    svis: BTreeMap<FidId, u32>,
 }
 
 impl Ports {
@@ -64,19 +63,29 @@ impl Ports {
         let mut ports =
             Ports { by_ifindex: ours.map(|(id, e)| (e.ifindex, (*id, e.clone()))).collect(), ..Ports::default() };
         let known = ports.by_ifindex.keys().copied();
-        let stacked = mirror.links().filter(|l| l.stacked != Stacked::Other).map(|l| l.ifindex);
+        let stacked = |l: &&Link| l.stacked != Stacked::Other || l.bridge.is_some();
+        let stacked = mirror.links().filter(stacked).map(|l| l.ifindex);
         ports.stands = known.chain(stacked).filter_map(|i| Some((i, ports.find(mirror, i)?))).collect();
+        let fid = |(i, s): (&u32, &Stand)| if let RifKind::Fid(f) = s.on { Some((f, *i)) } else { None };
+        ports.svis = ports.stands.iter().filter_map(fid).collect();
         ports
     }
-    /// Down from a device to the port that it stands on: by up to two VLAN devices, and a macvlan on top of all.
+    /// Down from a device to the port that it stands on: by up to two VLAN devices, and a macvlan on top of all. Or it is a bridge, or a
+    /// VLAN device on one.
     fn find(&self, mirror: &Mirror, ifindex: u32) -> Option<Stand> {
         let (mut below, mut tags, mut at) = (SmallVec::new(), SmallVec::<[_; 2]>::new(), ifindex);
         loop {
             if let Some((port, _)) = self.by_ifindex.get(&at) {
                 let tags = tags.iter().rev().try_fold(Tags::None, |all, t| all.with(*t))?;
-                return Some(Stand { port: *port, tags, below });
+                return Some(Stand { on: RifKind::Port { port: *port, tags }, below });
             }
             let l = mirror.link(at)?;
+            if let Some(b) = &l.bridge {
+                // Anything between them would have a MAC of its own, which makes the bridge promiscuous.
+                let tag = tags.first().copied().filter(|_| below.len() == 1);
+                let fid = (tag.is_some() || below.is_empty()).then(|| bridge::svi(mirror, l.ifindex, b, tag))??;
+                return Some(Stand { on: RifKind::Fid(fid), below });
+            }
             match l.stacked {
                 Stacked::Vlan { tag, .. } if tags.len() < 2 && (1..=4094).contains(&tag.vid) => tags.push(tag),
                 Stacked::Macvlan(mode) if below.is_empty() && rif::macvlan(mode) => {}
@@ -94,7 +103,11 @@ impl Ports {
     pub fn stand(&self, ifindex: u32) -> Option<&Stand> {
         self.stands.get(&ifindex)
     }
-    /// Whether the device has a router interface: it is a port's netdev, or stands on one.
+    /// The device that is the router interface on a FID.
+    pub fn svi(&self, fid: FidId) -> Option<u32> {
+        self.svis.get(&fid).copied()
+    }
+    /// Whether the device has a router interface: it is a port's netdev, stands on one, or on a VLAN of a bridge.
     pub fn has(&self, ifindex: u32) -> bool {
         self.stands.contains_key(&ifindex)
     }
@@ -258,6 +271,8 @@ pub enum Why {
     BridgeSetting(&'static str),
     /// A device of that name stands on the bridge port.
     Upper(String),
+    /// A device of that name stands on the bridge with a MAC of its own.
+    OwnMac(String),
     /// What a device below it, of that name, is closed for.
     Below(String, Box<Why>),
     /// A VLAN device without `reorder_hdr`, or with a flag that is not known.
@@ -341,6 +356,9 @@ impl fmt::Display for Why {
             Why::Bridge(name, why) => write!(f, "{why}: bridge {name}"),
             Why::BridgeSetting(s) => write!(f, "{s} is set, not offloaded yet"),
             Why::Upper(name) => write!(f, "{name} stands on the bridge port, and has frames before the bridge"),
+            Why::OwnMac(name) => {
+                write!(f, "{name} stands on it with a MAC of its own, for which the bridge hears all, not offloaded yet")
+            }
             Why::Below(name, why) => write!(f, "{why}: {name}, on which it stands"),
             Why::VlanFlags => f.write_str("hands frames on with their tags (reorder_hdr off), or has a flag that is not known here"),
             Why::QosMap => f.write_str("gives its tags priorities (egress-qos-map), not offloaded yet"),

@@ -1,11 +1,12 @@
 //! The `rif` table: every front-panel port in the switch's namespace has an interface, and so has every VLAN device and macvlan
-//! that stands on one, open as far as the kernel and policy let it. Routes never depend on what is closed here.
+//! that stands on one, and a bridge and its VLAN devices, open as far as the kernel and policy let it. Routes never depend on what is
+//! closed here.
 
 use hal::{Mac, RifEntry, RifKind, Urpf, V4, V6, VrfId};
 
 use super::group::IFF_UP;
 use super::vrf::{self, Place};
-use super::{Facts, Stand, Why};
+use super::{Facts, Stand, Why, bridge};
 use crate::mirror::{Link, Stacked, VrfOrder};
 use crate::policy::Scope;
 
@@ -87,6 +88,9 @@ fn both(f: &Facts<'_>, ifindex: u32, stand: &Stand) -> Result<(Mac, Option<Insid
         // A VRF has what is left for IP; any other master takes frames, or sends them, as it sees fit.
         vrf::master(f.mirror, lower).map_err(below)?;
     }
+    if let RifKind::Fid(fid) = stand.on {
+        bridge::bridge(f, bridge::split(fid).0)?;
+    }
     let mac = link.mac.filter(|m| m.is_unicast()).ok_or(Why::NoMac)?;
     Ok((mac, inside))
 }
@@ -148,7 +152,7 @@ pub fn rif(f: &Facts<'_>, ifindex: u32) -> Option<RifSpec> {
         .or_else(|| ruled(f.vrfs.order::<V6>(), f.vrfs.rules_before::<V6>()));
     Some(RifSpec {
         entry: RifEntry {
-            kind: RifKind::Port { port: stand.port, tags: stand.tags },
+            kind: stand.on,
             vrf: inside.map_or(vrf::DEFAULT, |v| v.id),
             mac: both.ok().map(|(mac, _)| mac).or_else(own).unwrap_or_default(),
             mtu4: link.map_or(0, |l| l.mtu),

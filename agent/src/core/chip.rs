@@ -28,6 +28,8 @@ enum Ask {
     Active(TableId),
     /// A comparison.
     Check,
+    /// A wait until all is settled: what the chip had to say before is in with the answer.
+    Settle,
 }
 
 /// The chip.
@@ -95,7 +97,11 @@ impl Core {
                 }
             }
             FromChip::Stats { id, counters, usage } => {
-                let Some(Ask::Operator(operator, request)) = self.chip.asks.remove(&id) else { return };
+                let (operator, request) = match self.chip.asks.remove(&id) {
+                    Some(Ask::Operator(operator, request)) => (operator, request),
+                    Some(Ask::Settle) => return self.chip_told_all(id),
+                    _ => return,
+                };
                 let json = match request {
                     Request::Counters => super::show::counters(self, &counters),
                     _ => super::show::resources(self, &usage),
@@ -152,8 +158,8 @@ impl Core {
 
     fn read_table(&mut self, table: usize, cursor: u64) {
         let id = self.id();
-        // What the chip alone knows is not to be brought to anything.
-        let ours = |t: &TableId| t.kind() != Kind::Learned || *t == TableId::Port;
+        // Of what the chip alone knows, its ports and stations matter to others.
+        let ours = |t: &TableId| t.kind() != Kind::Learned || matches!(t, TableId::Port | TableId::Fdb);
         let skipped = TableId::ALL.iter().skip(table).take_while(|t| !ours(t)).count();
         let table = table + skipped;
         match TableId::ALL.get(table) {
@@ -205,7 +211,7 @@ impl Core {
                 self.out.push_back(Output::Reply { id: operator, reply: Reply::Page { json, next } });
             }
             Some(Ask::Check) => self.check_records(records, next),
-            Some(Ask::Active(_)) | None => {}
+            Some(Ask::Active(_) | Ask::Settle) | None => {}
         }
     }
 
@@ -253,6 +259,17 @@ impl Core {
         let id = self.id();
         self.chip.asks.insert(id, Ask::Active(table));
         self.out.push_back(Output::Chip(ToChip::Active { id, table, cursor }));
+    }
+
+    /// Have the chip say all that it has to say; its answer's number. `None`: it is not there.
+    pub(super) fn ask_news(&mut self) -> Option<u64> {
+        if self.chip.absent().is_some() {
+            return None;
+        }
+        let id = self.id();
+        self.chip.asks.insert(id, Ask::Settle);
+        self.out.push_back(Output::Chip(ToChip::Stats { id }));
+        Some(id)
     }
 
     pub(super) fn ask_check(&mut self, table: TableId, cursor: u64) {

@@ -318,6 +318,9 @@ impl Core {
                 self.program.rif.touch(RifId(i));
             }
         }
+        for (dev, vlan) in &d.forgets {
+            self.stations_leave(*dev, *vlan);
+        }
         for i in &d.links {
             if self.mirror.link(*i).is_none_or(|l| l.kind == "bridge") {
                 self.touch_bridge(*i);
@@ -452,8 +455,10 @@ impl Core {
         let ports = self.ports.rifs().filter_map(|r| self.mirror.link(r.0));
         let master =
             |l: &crate::mirror::Link| vrf::master(&self.mirror, l).ok().flatten().map(|m| (m.ifindex, m.name.clone()));
+        // What an interface stands on may have none itself, as a bridge of which only VLANs are routed.
+        let below = self.ports.stands().flat_map(|(_, s)| &s.below).filter_map(|i| self.mirror.link(*i));
         let named: BTreeMap<u32, String> =
-            ports.flat_map(|l| [Some((l.ifindex, l.name.clone())), master(l)]).flatten().collect();
+            ports.chain(below).flat_map(|l| [Some((l.ifindex, l.name.clone())), master(l)]).flatten().collect();
         let refs: Vec<PortRef> = named.into_iter().map(|(ifindex, name)| PortRef { ifindex, name }).collect();
         if refs != self.port_refs {
             self.port_refs = refs;

@@ -1,5 +1,5 @@
-//! Settled: the chip holds all that the kernel knew when asked. A fence over the monitor socket, then a reading of what is
-//! polled, then nothing dirty, nothing in flight, and every port's carrier as the chip has it.
+//! Settled: the chip holds all that the kernel knew when asked, and the other way round. A fence over the monitor socket, then a reading
+//! of what is polled, then an answer of the chip's, behind what it has to say of stations, then nothing dirty, nothing in flight, and every port's carrier as the chip has it.
 
 use hal::Nanos;
 
@@ -26,7 +26,9 @@ enum Stage {
     Fence { id: u64, since: Nanos },
     /// A reading is asked for; `polls` had been read before.
     Poll { polls: u64, since: Nanos },
-    /// All of the kernel's news is in.
+    /// The chip was asked.
+    Chip { id: u64, since: Nanos },
+    /// All news is in.
     Quiet,
 }
 
@@ -76,9 +78,17 @@ impl Core {
         self.check_fence_came(id);
     }
 
+    pub(super) fn chip_told_all(&mut self, id: u64) {
+        for j in self.jobs.iter_mut().filter(|j| matches!(j.stage, Stage::Chip { id: i, .. } if i == id)) {
+            j.stage = Stage::Quiet;
+        }
+    }
+
     pub(super) fn settle_deadline(&self) -> Option<Nanos> {
         let at = |j: &Job| match j.stage {
-            Stage::Fence { since, .. } | Stage::Poll { since, .. } => Some(since + PATIENCE),
+            Stage::Fence { since, .. } | Stage::Poll { since, .. } | Stage::Chip { since, .. } => {
+                Some(since + PATIENCE)
+            }
             Stage::Sync | Stage::Quiet => None,
         };
         self.jobs.iter().filter_map(at).min()
@@ -98,8 +108,14 @@ impl Core {
                     j.stage = Stage::Fence { id, since: self.now };
                 }
                 Stage::Fence { since, .. } if self.now >= since + PATIENCE => j.stage = Stage::Sync,
-                Stage::Poll { polls, .. } if self.polls > polls => j.stage = Stage::Quiet,
-                Stage::Poll { since, .. } if self.now >= since + PATIENCE => j.stage = Stage::Sync,
+                Stage::Poll { polls, .. } if self.polls > polls => {
+                    // One that is not there has nothing to say, and is read when it comes.
+                    let id = self.ask_news();
+                    j.stage = id.map_or(Stage::Quiet, |id| Stage::Chip { id, since: self.now });
+                }
+                Stage::Poll { since, .. } | Stage::Chip { since, .. } if self.now >= since + PATIENCE => {
+                    j.stage = Stage::Sync;
+                }
                 Stage::Quiet if quiet => {
                     match j.then {
                         Then::Reply(id) => self.reply_json(id, serde_json::json!({"settled": true})),

@@ -394,10 +394,6 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
             o.insert("master".into(), dev(core, m).into());
         }
         if let Some(spec) = compile::rif::rif(&facts, l.ifindex) {
-            let (port, tags) = match spec.entry.kind {
-                RifKind::Port { port, tags } => (port, tags),
-                RifKind::Fid(_) => return Value::Object(core::mem::take(o)),
-            };
             let mut why: Vec<String> =
                 [&spec.egress, &spec.ingress4, &spec.ingress6].into_iter().flatten().map(|w| named(core, w)).collect();
             if let Some((_, e)) = core.ports.get(l.ifindex) {
@@ -414,9 +410,17 @@ fn links(core: &Core, after: u32) -> (Vec<Value>, Option<Part>) {
                 o.insert("state".into(), serde_json::json!(spec.entry.state));
             }
             why.dedup();
-            o.insert("port".into(), core.table_ports.get(&port).map(|e| e.name.clone()).into());
-            let tags = tags.iter().map(|t| json!({"protocol": t.tpid, "id": t.vid}));
-            o.insert("tags".into(), tags.collect::<Vec<_>>().into());
+            match spec.entry.kind {
+                RifKind::Port { port, tags } => {
+                    o.insert("port".into(), core.table_ports.get(&port).map(|e| e.name.clone()).into());
+                    let tags = tags.iter().map(|t| json!({"protocol": t.tpid, "id": t.vid}));
+                    o.insert("tags".into(), tags.collect::<Vec<_>>().into());
+                }
+                RifKind::Fid(fid) => {
+                    let (own, vid) = compile::bridge::split(fid);
+                    o.insert("svi".into(), json!({"bridge": dev(core, own), "vlan": (vid != 0).then_some(vid)}));
+                }
+            }
             if o.get("bridge").is_none() {
                 o.insert("ipv4".into(), spec.entry.ingress4.into());
                 o.insert("ipv6".into(), spec.entry.ingress6.into());

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use hal::{AnyKey, BridgePortId, Event, FdbKey, FidId, MemberKey, Op, Record, StaticKey};
+use hal::{AnyKey, BridgePortId, Event, FdbKey, FidId, MemberKey, Op, Record, RifId, RifKind, StaticKey};
 
 use super::Core;
-use crate::compile::bridge;
+use crate::compile::{Stand, bridge};
 use crate::input::Output;
 use crate::mirror::StationKey;
 use crate::netlink::build::Builder;
@@ -26,8 +26,6 @@ const NTF_EXT_LEARNED: u8 = 0x10;
 const NUD_REACHABLE: u16 = 2;
 const NDA_LLADDR: u16 = 2;
 const NDA_VLAN: u16 = 5;
-/// `BR_STATE_DISABLED` (`linux/if_bridge.h`)
-const DISABLED: u8 = 0;
 
 /// State of all this.
 #[derive(Debug, Default)]
@@ -163,6 +161,9 @@ impl Core {
         p.bridge_port.touch_all();
         let stations: Vec<StationKey> = self.mirror.stations_of(b, None).collect();
         stations.iter().for_each(|k| self.touch_station(k, false));
+        // What closes it closes its router interfaces.
+        let on = |s: &Stand| matches!(s.on, RifKind::Fid(fid) if of(fid));
+        self.ports.stands().filter(|(_, s)| on(s)).for_each(|(i, _)| self.program.rif.touch(RifId(i)));
     }
 
     /// A VLAN of a bridge, or of a port of one, came, went or changed.
@@ -171,15 +172,11 @@ impl Core {
         let Some(fid) = bridge::fid_id(b, vid) else { return };
         let had = self.program.fid.known(fid);
         self.program.fid.touch(fid);
-        if dev != b && self.mirror.vlan(dev, vid).is_none() {
-            // The kernel forgets what it has learned there by itself, and leaves what is ours to us.
-            self.stations_leave(dev, Some((b, vid)));
-        }
         if dev != b {
             self.program.member.touch(MemberKey { fid, port: BridgePortId(dev) });
             self.program.bridge_port.touch(BridgePortId(dev));
         }
-        if !had || bridge::fid(&self.facts(), fid).is_none() {
+        if !had || dev == b || bridge::fid(&self.facts(), fid).is_none() {
             let stations: Vec<StationKey> = self.mirror.stations_of(b, Some(vid)).collect();
             stations.iter().for_each(|k| self.touch_station(k, false));
         }
@@ -196,14 +193,11 @@ impl Core {
             let master = self.mirror.link(i).and_then(|l| l.master);
             master.into_iter().for_each(|b| self.touch_bridge(b));
         }
-        // The kernel forgets what it has learned there by itself, and leaves what is ours to us (kernel-facts 20).
-        if self.mirror.link(i).and_then(|l| l.port.as_ref()).is_none_or(|p| p.state == DISABLED) {
-            self.stations_leave(i, None);
-        }
     }
 
-    /// What was learned behind a device, or behind it in one VLAN of a bridge, is forgotten in the chip and in the kernel.
-    fn stations_leave(&mut self, dev: u32, vlan: Option<(u32, u16)>) {
+    /// What was learned behind a device, or behind it in one VLAN of a bridge, is forgotten in the chip and in the kernel, which by itself
+    /// forgets what it has learned there, and leaves what is ours to us.
+    pub(super) fn stations_leave(&mut self, dev: u32, vlan: Option<(u32, u16)>) {
         let (first, last) = match vlan {
             Some((b, vid)) => StationKey::all(b, Some(vid)),
             None => (StationKey::all(0, None).0, StationKey::all(u32::MAX, None).1),
@@ -340,23 +334,41 @@ impl Core {
         if self.stations.asked.get(&k) == Some(&at) {
             return;
         }
+        // Without a VLAN the kernel does the same in each VLAN of the port, whether the bridge looks at them or not (`br_fdb_add`,
+        // `br_fdb_delete`): what was there is put back.
+        let (own, vid) = bridge::split(k.fid);
+        let vids: Vec<u16> = self.mirror.vlans(dev).map(|(vid, _)| vid).filter(|_| vid == 0).collect();
+        let mut after = Vec::new();
+        for vid in vids {
+            let key = StationKey { bridge: own, vid, mac: k.mac };
+            let Some(k) = bridge::fdb_key(&key) else { continue };
+            match self.mirror.station(&key) {
+                // It could not be put back: the kernel goes without.
+                Some(s) if bridge::fixed(s) => return,
+                Some(s) if at.is_some() == (s.dev != dev) => after.push((k, true, s.dev)),
+                None if at.is_some() => after.push((k, false, dev)),
+                _ => {}
+            }
+        }
+        self.stations.told += 1;
+        self.stations.asked.insert(k, at);
+        self.ask_kernel(k, at.is_some(), dev);
+        after.into_iter().for_each(|(k, there, dev)| self.ask_kernel(k, there, dev));
+    }
+
+    fn ask_kernel(&mut self, k: FdbKey, there: bool, dev: u32) {
         let mut fixed = [0; 12];
         fixed[0] = AF_BRIDGE;
         fixed[4..8].copy_from_slice(&dev.to_ne_bytes());
         fixed[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
-        fixed[10] = NTF_MASTER | if at.is_some() { NTF_EXT_LEARNED } else { 0 };
-        let (kind, flags) = match at {
-            Some(_) => (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE),
-            None => (rtm::DELNEIGH, 0),
-        };
+        fixed[10] = NTF_MASTER | if there { NTF_EXT_LEARNED } else { 0 };
+        let (kind, flags) = if there { (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE) } else { (rtm::DELNEIGH, 0) };
         let mut m = Builder::new(kind, flags, &fixed).attr(NDA_LLADDR, &k.mac.0);
         let (_, vid) = bridge::split(k.fid);
         if vid != 0 {
             m = m.attr(NDA_VLAN, &vid.to_ne_bytes());
         }
         let id = self.id();
-        self.stations.told += 1;
-        self.stations.asked.insert(k, at);
         self.stations.waiting.insert(id, k);
         self.out.push_back(Output::Request { id, message: m.done() });
     }

@@ -3,13 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::Mirror;
-use super::types::{BridgePort, Station, StationKey, Vlan};
+use super::types::{BridgePort, Link, Station, StationKey, Vlan};
 use crate::placed::Placed;
 
 #[derive(Clone, Default, Debug)]
 pub(super) struct Bridges {
     /// By master: what it holds, be it a bridge or not.
     slaves: BTreeMap<u32, BTreeSet<u32>>,
+    /// By device: what stands on it.
+    uppers: BTreeMap<u32, BTreeSet<u32>>,
     /// By device and VID; a bridge's own are those of its own device.
     vlans: BTreeMap<(u32, u16), Vlan>,
     stations: Placed<StationKey, Station>,
@@ -19,6 +21,10 @@ impl Mirror {
     /// The devices whose master that is.
     pub fn bridge_ports(&self, bridge: u32) -> impl Iterator<Item = u32> + '_ {
         self.bridges.slaves.get(&bridge).into_iter().flatten().copied()
+    }
+    /// The devices that stand on that one.
+    pub fn uppers(&self, lower: u32) -> impl Iterator<Item = &Link> {
+        self.bridges.uppers.get(&lower).into_iter().flatten().filter_map(|i| self.link(*i))
     }
     /// The VLANs of a bridge or of a port of one.
     pub fn vlans(&self, dev: u32) -> impl Iterator<Item = (u16, &Vlan)> {
@@ -67,10 +73,28 @@ impl Mirror {
             // Its bridge may look at its other ports with other eyes.
             self.dirt.links.insert(m);
             self.vlans_left(i);
+            self.dirt.forgets.insert((i, None));
         }
         if let Some(m) = now {
             self.bridges.slaves.entry(m).or_default().insert(i);
             self.dirt.links.insert(m);
+        }
+    }
+
+    /// A device changed that stands on others, or stood: bridges, and ports of bridges, work otherwise below some.
+    pub(super) fn stacked(&mut self, i: u32, was: Option<u32>, now: Option<u32>) {
+        if was != now {
+            if let Some(u) = was.and_then(|w| self.bridges.uppers.get_mut(&w)) {
+                u.remove(&i);
+            }
+            if let Some(n) = now {
+                self.bridges.uppers.entry(n).or_default().insert(i);
+            }
+        }
+        for below in [was, now].into_iter().flatten() {
+            if self.link(below).is_some_and(|l| l.bridge.is_some() || l.master.is_some()) {
+                self.dirt.links.insert(below);
+            }
         }
     }
 
@@ -103,18 +127,27 @@ impl Mirror {
                 if let Some(w) = self.bridges.vlans.get_mut(&(i, o)) {
                     w.flags &= !Vlan::PVID;
                 }
-                self.dirt.vlans.insert((i, o));
+                self.vlan_changed(i, o);
             }
         }
         if self.bridges.vlans.insert((i, vid), v) != Some(v) {
-            self.dirt.vlans.insert((i, vid));
+            self.vlan_changed(i, vid);
         }
+    }
+
+    fn vlan_changed(&mut self, i: u32, vid: u16) {
+        self.dirt.vlans.insert((i, vid));
+        // By its own VLANs a bridge, and what stands on it, has packets to route.
+        self.dirt.stacks |= self.link(i).is_some_and(|l| l.bridge.is_some());
     }
 
     pub(super) fn vlan_gone(&mut self, i: u32, vid: u16) {
         self.seen.vlans.remove(&(i, vid));
         if self.bridges.vlans.remove(&(i, vid)).is_some() {
-            self.dirt.vlans.insert((i, vid));
+            if let Some(master) = self.link(i).and_then(|l| l.master) {
+                self.dirt.forgets.insert((i, Some((master, vid))));
+            }
+            self.vlan_changed(i, vid);
         }
     }
 

@@ -44,11 +44,21 @@ impl Mirror {
             return;
         }
         self.enslaved(l.ifindex, old.as_ref().and_then(|o| o.master), l.master);
+        self.stacked(l.ifindex, old.as_ref().and_then(|o| o.lower), l.lower);
         self.dirt.links.insert(l.ifindex);
-        let stands = |l: &Link| (l.lower, l.stacked);
+        let stands = |l: &Link| (l.lower, l.stacked, l.bridge.as_ref().map(|b| (b.filtering, b.tpid)));
         self.dirt.stacks |= old.as_ref().map(stands) != Some(stands(&l));
         let Some(old) = old else { return };
         let i = l.ifindex;
+        let runs = |l: &Link| l.flags & IFF_UP != 0 && l.carrier;
+        if l.master.is_some() && runs(&old) && !runs(&l) {
+            // By a port's state alone the kernel forgets nothing (`br_stp_disable_port`).
+            self.dirt.forgets.insert((i, None));
+        }
+        if l.bridge.is_some() && old.flags & IFF_UP != 0 && l.flags & IFF_UP == 0 {
+            let ports: Vec<_> = self.bridge_ports(i).map(|p| (p, None)).collect();
+            self.dirt.forgets.extend(ports);
+        }
         if (old.mtu, old.mtu6) != (l.mtu, l.mtu6) {
             self.mtu6_changed();
         }
@@ -119,6 +129,7 @@ impl Mirror {
         self.seen.links.remove(&i);
         let Some(gone) = self.ctx.links.remove(&i) else { return };
         self.enslaved(i, gone.master, None);
+        self.stacked(i, gone.lower, None);
         self.dirt.links.insert(i);
         self.dirt.stacks = true;
         self.bridge_gone(i);

@@ -80,6 +80,9 @@ pub struct Dirt {
     pub vlans: BTreeSet<(u32, u16)>,
     /// Stations of bridges that came, went or changed, and whether they were ever gone meanwhile.
     pub stations: BTreeMap<StationKey, bool>,
+    /// Devices that were without carrier or left a bridge, or whose bridge was down, if only for a moment, and those that left one of its VLANs, the bridge's and
+    /// its number: what was learned there is forgotten.
+    pub forgets: BTreeSet<(u32, Option<(u32, u16)>)>,
     /// Netconf of `all` or `default` of some family changed.
     pub netconf: bool,
     /// IPv4 addresses that this machine took or gave up. Their /32 is among the dirty prefixes too.

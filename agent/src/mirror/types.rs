@@ -75,6 +75,8 @@ pub struct Bridge {
     pub tpid: Option<Tpid>,
     /// `IFLA_BR_MCAST_SNOOPING`
     pub snooping: bool,
+    /// `BR_BOOLOPT_NO_LL_LEARN`: who sends to 01:80:c2:00:00:0X is not learned.
+    pub no_ll_learn: bool,
     /// `IFLA_PROMISCUITY`: its own device hears everything.
     pub promiscuous: bool,
     /// What it has set that hardware has no words for, by its name in `ip link`.
@@ -106,7 +108,8 @@ pub struct BridgePort {
     pub odd_all: Option<&'static str>,
 }
 
-/// A VLAN of a bridge or of a port of one (`BRIDGE_VLANDB_ENTRY`).
+/// A VLAN of a bridge or of a port of one (`BRIDGE_VLANDB_ENTRY`). Of a bridge the kernel tells those alone that it takes part in
+/// itself (`br_vlan_should_use`), without `BRIDGE_VLAN_INFO_BRENTRY`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Vlan {
     /// `BRIDGE_VLAN_INFO_*` (`linux/if_bridge.h`).
@@ -122,8 +125,6 @@ impl Vlan {
     pub const PVID: u16 = 1 << 1;
     /// `BRIDGE_VLAN_INFO_UNTAGGED`
     pub const UNTAGGED: u16 = 1 << 2;
-    /// `BRIDGE_VLAN_INFO_BRENTRY`: of the bridge itself, that it takes part.
-    pub const BRENTRY: u16 = 1 << 5;
 }
 
 /// By which the kernel tells stations of bridges apart.

@@ -14,7 +14,9 @@ use crate::mirror::{Bridge, BridgePort, Station, StationKey, Vlan};
 pub fn bridge(data: &Attr<'_>) -> Result<Bridge, Malformed> {
     /// `IFLA_BR_FDB_MAX_LEARNED`, the last that is known.
     const LAST: u16 = 49;
-    /// `BR_BOOLOPT_NO_LL_LEARN`, `_MCAST_VLAN_SNOOPING`; `_MST_ENABLE` and what comes after them matter.
+    /// `BR_BOOLOPT_NO_LL_LEARN`
+    const NO_LL_LEARN: u32 = 1;
+    /// It, and `BR_BOOLOPT_MCAST_VLAN_SNOOPING`; `_MST_ENABLE` and what comes after them matter.
     const HARMLESS: u32 = 0b011;
     let mut b = Bridge { tpid: Some(Tpid::Dot1q), ..Bridge::default() };
     for a in data.nested() {
@@ -35,8 +37,12 @@ pub fn bridge(data: &Attr<'_>) -> Result<Bridge, Malformed> {
             37 if a.u8()? != 0 => b.odd = Some("nf_call_ip6tables"),
             38 if a.u8()? != 0 => b.odd = Some("nf_call_arptables"),
             // struct br_boolopt_multi: values, mask
-            46 if u32_at(a.data, 0).ok_or(Malformed("options of a bridge"))? & !HARMLESS != 0 => {
-                b.odd = Some("mst_enable, or an option that is not known");
+            46 => {
+                let options = u32_at(a.data, 0).ok_or(Malformed("options of a bridge"))?;
+                b.no_ll_learn = options & NO_LL_LEARN != 0;
+                if options & !HARMLESS != 0 {
+                    b.odd = Some("mst_enable, or an option that is not known");
+                }
             }
             49 if a.u32()? != 0 => b.odd = Some("fdb_max_learned"),
             k if k > LAST => b.odd = Some("an attribute that is not known"),

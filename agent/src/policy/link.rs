@@ -41,6 +41,11 @@ const HARMLESS: &[&str] = &[
     "ip6tnl",
     "sit",
 ];
+/// Whether devices of that kind have no say in the frames of the device below, and no address there: tunnels.
+pub fn addressed_by_ip(kind: &str) -> bool {
+    kind != "vlan" && HARMLESS.contains(&kind)
+}
+
 /// `MACVLAN_MODE_PRIVATE`, `VEPA`, `BRIDGE`: they take frames to their own MAC alone. Not `PASSTHRU` and
 /// `SOURCE`, which take frames addressed to the device below.
 const MACVLAN_MODES: [u32; 3] = [1, 2, 4];

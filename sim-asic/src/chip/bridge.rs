@@ -2,6 +2,8 @@
 //!
 //! Not here: how readers find a station (`table::fdb`) and what becomes of frames (`stage::bridge`).
 
+use std::os::fd::OwnedFd;
+
 use hal::{
     BridgePortEntry, BridgePortId, Event, FdbKey, FdbVerdict, FidEntry, FidId, Mac, MemberEntry, MemberKey, Nanos,
     PortId, Profile, Reason, Record, RifEntry, RifKind, StaticKey, TableId,
@@ -78,6 +80,11 @@ impl SimChip {
         self.tables.bridges.set_fid(i, Some(Fid::new(e, tag(e))));
         if moved || was.is_none() {
             self.write_vlans(id, None, Some(e));
+        }
+        if e.ageing == 0 {
+            // None is kept for a moment.
+            self.tables.bridges.fdb.flush(true, |fid, _, _| fid == i);
+            self.report();
         }
         Ok(())
     }
@@ -320,6 +327,11 @@ impl SimChip {
     fn flush(&mut self, f: impl FnMut(u32, Mac, u32) -> bool) {
         self.tables.bridges.fdb.flush(true, f);
         self.report();
+    }
+
+    /// What is to be rung, an eventfd, when stations were learned or forgotten: [`hal::Backend::poll`] has news then.
+    pub fn set_bell(&self, bell: OwnedFd) {
+        self.tables.bridges.fdb.set_bell(bell);
     }
 
     /// What happened to stations becomes events, while their indices are still theirs.

@@ -86,6 +86,9 @@ pub(super) fn frame(
     }
     let (dst, src) = (Mac(parse::mac(frame)), Mac(parse::mac(&frame[6..])));
     if is_control(dst) || is_ring(frame) {
+        if b.ingress() && (b.control_learning() || !is_control(dst)) {
+            hear(t, came, frame, src);
+        }
         return trap(TrapClass::Control, note);
     }
     if !b.ingress() {
@@ -197,6 +200,19 @@ fn classify(t: &Tables, came: &Came, frame: &[u8], note: &mut impl Note) -> Resu
     let tag = t.bridges.fid(fid).map_or(0, |f| f.tag());
     let len = if vid.is_some() { len - 4 } else { len };
     Ok((Frame { fid, tag, vid, len }, state))
+}
+
+/// Learn who sent a frame that is trapped whatever becomes of others (`__br_handle_local_finish`).
+#[cold]
+fn hear(t: &Tables, came: &Came, frame: &[u8], src: Mac) {
+    if src.is_unicast()
+        && came.port.state() != StpState::Blocking
+        && let Ok((f, state)) = classify(t, came, frame, &mut ())
+        && state != StpState::Blocking
+    {
+        // From elsewhere than is said of it: the kernel sees that.
+        let _ = source(t, came, f.fid, src, &mut ());
+    }
 }
 
 /// Learn who sent the frame, or see whether it may come from there.

@@ -81,6 +81,7 @@ flags! {
     5 HAIRPIN hairpin;
     6 AWARE aware;
     7 AD ad;
+    14 CONTROL control_learning;
 }
 
 impl BridgePort {
@@ -93,6 +94,7 @@ impl BridgePort {
             | flag(e.ingress, Self::INGRESS)
             | flag(e.egress, Self::EGRESS)
             | flag(e.learning, Self::LEARNING)
+            | flag(e.control_learning, Self::CONTROL)
             | flag(e.isolated, Self::ISOLATED)
             | flag(e.hairpin, Self::HAIRPIN)
             | flag(e.tpid.is_some(), Self::AWARE)

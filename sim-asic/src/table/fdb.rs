@@ -5,6 +5,7 @@
 //! can still be at it. Which FIDs and ports there are is `bridge`'s.
 
 use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hal::{Mac, TrapClass};
@@ -92,6 +93,8 @@ pub(crate) struct Learner {
     emptied: VecDeque<(u64, u32)>,
     news: VecDeque<News>,
     lost: bool,
+    /// Rung when there is news where there was none.
+    bell: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -356,6 +359,10 @@ impl Fdb {
         let next = from.saturating_add(cells);
         (next < self.cells()).then_some(next)
     }
+    /// What is to be rung when there is news (an eventfd): who waits for it need not look all the time.
+    pub(crate) fn set_bell(&self, bell: OwnedFd) {
+        self.lock().bell = Some(bell);
+    }
     /// The time, in ticks.
     pub(crate) fn tick(&self, now: u32) {
         self.clock.set(0, now);
@@ -411,6 +418,10 @@ impl Learner {
     fn tell(&mut self, n: News) {
         if self.news.len() < NEWS {
             self.news.push_back(n);
+            if let Some(bell) = self.bell.as_ref().filter(|_| self.news.len() == 1) {
+                // It is full only if it was rung already.
+                let _ = rustix::io::write(bell, &1_u64.to_ne_bytes());
+            }
         } else {
             self.lost = true;
         }

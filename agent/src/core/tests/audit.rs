@@ -78,6 +78,7 @@ fn foreign(t: TableId) -> Option<Record> {
                 untagged: None,
                 state: hal::StpState::Blocking,
                 learning: false,
+                control_learning: true,
                 unknown: false,
                 multicast: false,
                 broadcast: false,

@@ -143,3 +143,24 @@ fn a_bridge_without_room_is_no_difference() {
     let v = lab.ask(Request::Check);
     assert_eq!(v["equal"], true, "{v}");
 }
+
+#[test]
+fn a_restart_keeps_what_the_chip_has_learned() {
+    let mut lab = built(profile());
+    for n in [90, 91] {
+        lab.both(station(28, BR, n, 11, 2, 0));
+    }
+    lab.settle();
+    // The kernel has both as ours, and one that the chip has forgotten while no agent was there.
+    lab.kernel.objects.retain(|m| m[4] != 28);
+    for n in [90, 91, 92] {
+        lab.kernel.objects.push(station(28, BR, n, 11, 2, 0x10));
+    }
+    lab.asked();
+    let learned = lab.learned();
+    lab.core = Core::new(CoreConfig { audit: 0, ..CoreConfig::new(NETNS) });
+    lab.hello();
+    lab.settle();
+    assert_eq!((lab.learned(), learned.len()), (learned, 2));
+    assert_eq!(lab.asked(), [(29, 4, 92)]);
+}

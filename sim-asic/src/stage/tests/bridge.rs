@@ -30,6 +30,7 @@ fn bp_entry(n: u32, aware: bool, untagged: Option<u16>) -> BridgePortEntry {
         untagged: untagged.map(fid),
         state: StpState::Forwarding,
         learning: true,
+        control_learning: true,
         unknown: true,
         multicast: true,
         broadcast: true,
@@ -161,7 +162,17 @@ fn what_the_kernel_looks_at_first_is_trapped() {
             assert_eq!(pass(&mut b, 0, &of(ethertype, tag)).0, Verdict::Trap(TrapClass::Control));
         }
     }
+    assert_eq!(events(&mut b), [], "nothing is learned where the tree blocks");
     assert_eq!(pass(&mut b, 0, &frame(host(2), host(1), &[])).0, Verdict::Drop(DropReason::Stp));
+    // Their senders are learned like others, but where the bridge is told not to.
+    let bpdu = |n| frame(Mac([0x01, 0x80, 0xc2, 0, 0, 0]), host(n), &[]);
+    assert_eq!(pass(&mut b, 1, &of([0x88, 0xe3], &[])).0, Verdict::Trap(TrapClass::Control));
+    assert_eq!(pass(&mut b, 1, &bpdu(5)).0, Verdict::Trap(TrapClass::Control));
+    let learned = |n| Event::Learned(station(0, host(n)), bp(1));
+    assert_eq!(events(&mut b), [learned(1), learned(5)]);
+    b.set(Record::BridgePort(bp(1), BridgePortEntry { control_learning: false, ..bp_entry(1, false, Some(0)) }));
+    assert_eq!(pass(&mut b, 1, &bpdu(6)).0, Verdict::Trap(TrapClass::Control));
+    assert_eq!(events(&mut b), []);
     // No station, neither known nor a group.
     assert_eq!(pass(&mut b, 1, &frame(Mac([0; 6]), host(1), &[])).0, Verdict::Trap(TrapClass::Unknown));
 }
