@@ -179,17 +179,30 @@ pub enum Output {
     },
 }
 
+/// What the kernel has and an operator can have listed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Listed {
+    /// Interfaces.
+    Links,
+    /// Neighbours.
+    Neighs,
+    /// Next-hop objects.
+    NextHops,
+    /// Stations of bridges.
+    Fdb,
+    /// VLANs of bridges and their ports.
+    Vlans,
+    /// Bridge ports and their states.
+    Stp,
+}
+
 /// What an operator can ask of the core.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub enum Request {
     /// State, reasons, warnings.
     Status,
-    /// Interfaces and what the chip makes of them.
-    Links,
-    /// Neighbours and what the chip makes of them.
-    Neighs,
-    /// Next-hop objects and what the chip makes of them.
-    NextHops,
+    /// All of some kind of objects, and what the chip makes of them.
+    List(Listed),
     /// A page of routes with what became of each.
     Routes {
         /// Where to go on; 0 at first.

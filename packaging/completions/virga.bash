@@ -22,6 +22,9 @@ _virga() {
             virga,counters)
                 cmd="virga__subcmd__counters"
                 ;;
+            virga,fdb)
+                cmd="virga__subcmd__fdb"
+                ;;
             virga,help)
                 cmd="virga__subcmd__help"
                 ;;
@@ -52,14 +55,38 @@ _virga() {
             virga,status)
                 cmd="virga__subcmd__status"
                 ;;
+            virga,stp)
+                cmd="virga__subcmd__stp"
+                ;;
             virga,table)
                 cmd="virga__subcmd__table"
+                ;;
+            virga,vlan)
+                cmd="virga__subcmd__vlan"
+                ;;
+            virga__subcmd__fdb,help)
+                cmd="virga__subcmd__fdb__subcmd__help"
+                ;;
+            virga__subcmd__fdb,list)
+                cmd="virga__subcmd__fdb__subcmd__show"
+                ;;
+            virga__subcmd__fdb,show)
+                cmd="virga__subcmd__fdb__subcmd__show"
+                ;;
+            virga__subcmd__fdb__subcmd__help,help)
+                cmd="virga__subcmd__fdb__subcmd__help__subcmd__help"
+                ;;
+            virga__subcmd__fdb__subcmd__help,show)
+                cmd="virga__subcmd__fdb__subcmd__help__subcmd__show"
                 ;;
             virga__subcmd__help,check)
                 cmd="virga__subcmd__help__subcmd__check"
                 ;;
             virga__subcmd__help,counters)
                 cmd="virga__subcmd__help__subcmd__counters"
+                ;;
+            virga__subcmd__help,fdb)
+                cmd="virga__subcmd__help__subcmd__fdb"
                 ;;
             virga__subcmd__help,help)
                 cmd="virga__subcmd__help__subcmd__help"
@@ -91,8 +118,17 @@ _virga() {
             virga__subcmd__help,status)
                 cmd="virga__subcmd__help__subcmd__status"
                 ;;
+            virga__subcmd__help,stp)
+                cmd="virga__subcmd__help__subcmd__stp"
+                ;;
             virga__subcmd__help,table)
                 cmd="virga__subcmd__help__subcmd__table"
+                ;;
+            virga__subcmd__help,vlan)
+                cmd="virga__subcmd__help__subcmd__vlan"
+                ;;
+            virga__subcmd__help__subcmd__fdb,show)
+                cmd="virga__subcmd__help__subcmd__fdb__subcmd__show"
                 ;;
             virga__subcmd__help__subcmd__link,show)
                 cmd="virga__subcmd__help__subcmd__link__subcmd__show"
@@ -109,8 +145,14 @@ _virga() {
             virga__subcmd__help__subcmd__route,show)
                 cmd="virga__subcmd__help__subcmd__route__subcmd__show"
                 ;;
+            virga__subcmd__help__subcmd__stp,show)
+                cmd="virga__subcmd__help__subcmd__stp__subcmd__show"
+                ;;
             virga__subcmd__help__subcmd__table,show)
                 cmd="virga__subcmd__help__subcmd__table__subcmd__show"
+                ;;
+            virga__subcmd__help__subcmd__vlan,show)
+                cmd="virga__subcmd__help__subcmd__vlan__subcmd__show"
                 ;;
             virga__subcmd__link,help)
                 cmd="virga__subcmd__link__subcmd__help"
@@ -178,6 +220,21 @@ _virga() {
             virga__subcmd__route__subcmd__help,show)
                 cmd="virga__subcmd__route__subcmd__help__subcmd__show"
                 ;;
+            virga__subcmd__stp,help)
+                cmd="virga__subcmd__stp__subcmd__help"
+                ;;
+            virga__subcmd__stp,list)
+                cmd="virga__subcmd__stp__subcmd__show"
+                ;;
+            virga__subcmd__stp,show)
+                cmd="virga__subcmd__stp__subcmd__show"
+                ;;
+            virga__subcmd__stp__subcmd__help,help)
+                cmd="virga__subcmd__stp__subcmd__help__subcmd__help"
+                ;;
+            virga__subcmd__stp__subcmd__help,show)
+                cmd="virga__subcmd__stp__subcmd__help__subcmd__show"
+                ;;
             virga__subcmd__table,help)
                 cmd="virga__subcmd__table__subcmd__help"
                 ;;
@@ -190,6 +247,21 @@ _virga() {
             virga__subcmd__table__subcmd__help,show)
                 cmd="virga__subcmd__table__subcmd__help__subcmd__show"
                 ;;
+            virga__subcmd__vlan,help)
+                cmd="virga__subcmd__vlan__subcmd__help"
+                ;;
+            virga__subcmd__vlan,list)
+                cmd="virga__subcmd__vlan__subcmd__show"
+                ;;
+            virga__subcmd__vlan,show)
+                cmd="virga__subcmd__vlan__subcmd__show"
+                ;;
+            virga__subcmd__vlan__subcmd__help,help)
+                cmd="virga__subcmd__vlan__subcmd__help__subcmd__help"
+                ;;
+            virga__subcmd__vlan__subcmd__help,show)
+                cmd="virga__subcmd__vlan__subcmd__help__subcmd__show"
+                ;;
             *)
                 ;;
         esac
@@ -197,7 +269,7 @@ _virga() {
 
     case "${cmd}" in
         virga)
-            opts="-j -h -V --json --socket --help --version status link neigh nexthop route counters resources table check settle replay lab help"
+            opts="-j -h -V --json --socket --help --version status link neigh fdb vlan stp nexthop route counters resources table check settle replay lab help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 1 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -250,8 +322,86 @@ _virga() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        virga__subcmd__fdb)
+            opts="-j -h --json --socket --help show list help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__fdb__subcmd__help)
+            opts="show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__fdb__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__fdb__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__fdb__subcmd__show)
+            opts="-j -h --json --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         virga__subcmd__help)
-            opts="status link neigh nexthop route counters resources table check settle replay lab help"
+            opts="status link neigh fdb vlan stp nexthop route counters resources table check settle replay lab help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
@@ -281,6 +431,34 @@ _virga() {
         virga__subcmd__help__subcmd__counters)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__fdb)
+            opts="show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__fdb__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
                 return 0
             fi
@@ -502,6 +680,34 @@ _virga() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        virga__subcmd__help__subcmd__stp)
+            opts="show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__stp__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         virga__subcmd__help__subcmd__table)
             opts="show"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
@@ -517,6 +723,34 @@ _virga() {
             return 0
             ;;
         virga__subcmd__help__subcmd__table__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__vlan)
+            opts="show"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__help__subcmd__vlan__subcmd__show)
             opts=""
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
@@ -976,6 +1210,84 @@ _virga() {
             COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
             return 0
             ;;
+        virga__subcmd__stp)
+            opts="-j -h --json --socket --help show list help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__stp__subcmd__help)
+            opts="show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__stp__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__stp__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__stp__subcmd__show)
+            opts="-j -h --json --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
         virga__subcmd__table)
             opts="-j -h --json --socket --help show help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
@@ -1037,6 +1349,84 @@ _virga() {
             return 0
             ;;
         virga__subcmd__table__subcmd__show)
+            opts="-j -h --json --socket --help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__vlan)
+            opts="-j -h --json --socket --help show list help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 2 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                --socket)
+                    COMPREPLY=($(compgen -f "${cur}"))
+                    return 0
+                    ;;
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__vlan__subcmd__help)
+            opts="show help"
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__vlan__subcmd__help__subcmd__help)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__vlan__subcmd__help__subcmd__show)
+            opts=""
+            if [[ ${cur} == -* || ${COMP_CWORD} -eq 4 ]] ; then
+                COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+                return 0
+            fi
+            case "${prev}" in
+                *)
+                    COMPREPLY=()
+                    ;;
+            esac
+            COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )
+            return 0
+            ;;
+        virga__subcmd__vlan__subcmd__show)
             opts="-j -h --json --socket --help"
             if [[ ${cur} == -* || ${COMP_CWORD} -eq 3 ]] ; then
                 COMPREPLY=( $(compgen -W "${opts}" -- "${cur}") )

@@ -1,5 +1,6 @@
 //! `virga`, the operator's command: one verb a file. Text is laid out as `ip` does it, `-j` prints the daemon's JSON.
 
+pub mod bridge;
 pub mod check;
 pub mod client;
 pub mod counters;
@@ -48,6 +49,12 @@ enum Verb {
     /// Neighbours, and which of them are in the chip
     #[command(alias = "n")]
     Neigh(Show),
+    /// Stations of bridges, and which of them are in the chip
+    Fdb(Show),
+    /// VLANs of bridges and their ports, and which of them are in the chip
+    Vlan(Show),
+    /// Bridge ports with their spanning-tree states, and which of them are in the chip
+    Stp(Show),
     /// The kernel's next-hop objects, and which of them are in the chip
     #[command(alias = "nh")]
     Nexthop(nexthop::Options),
@@ -191,6 +198,9 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Verb::Status => status::run(&cx),
         Verb::Link(_) => link::run(&cx),
         Verb::Neigh(_) => neigh::run(&cx),
+        Verb::Fdb(_) => bridge::fdb(&cx),
+        Verb::Vlan(_) => bridge::vlan(&cx),
+        Verb::Stp(_) => bridge::stp(&cx),
         Verb::Nexthop(o) => nexthop::run(&cx, &o),
         Verb::Route(o) => route::run(&cx, &o),
         Verb::Counters => counters::run(&cx),

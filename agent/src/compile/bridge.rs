@@ -17,8 +17,10 @@ use crate::policy::link::addressed_by_ip;
 /// `NUD_PERMANENT`, `NUD_NOARP` (`linux/neighbour.h`)
 const PERMANENT: u16 = 0x80;
 const NOARP: u16 = 0x40;
-/// `NTF_STICKY`
-const STICKY: u8 = 0x40;
+/// `NTF_STICKY`, `NTF_EXT_LEARNED`
+pub const NTF_STICKY: u8 = 0x40;
+/// See [`NTF_STICKY`].
+pub const NTF_EXT_LEARNED: u8 = 0x10;
 
 /// The name of a bridge's VLAN in the chip; none for devices of very high index.
 pub fn fid_id(bridge: u32, vid: u16) -> Option<FidId> {
@@ -247,7 +249,7 @@ pub fn fdb_key(k: &StationKey) -> Option<FdbKey> {
 
 /// Whether a station does not come and go by itself.
 pub fn fixed(s: &Station) -> bool {
-    s.state & (PERMANENT | NOARP) != 0 || s.flags & STICKY != 0
+    s.state & (PERMANENT | NOARP) != 0 || s.flags & NTF_STICKY != 0
 }
 
 /// The bridge port behind which the chip may learn a station that the kernel knows there: it is one that comes and goes.

@@ -576,9 +576,7 @@ impl Core {
     fn request(&mut self, id: u64, request: Request) {
         match request {
             Request::Status => self.count_begin(id),
-            Request::Links => self.links_begin(id),
-            Request::Neighs => self.neighs_begin(id),
-            Request::NextHops => self.nexthops_begin(id),
+            Request::List(what) => self.list_begin(id, what),
             Request::Routes { cursor, max } => {
                 let (page, next) = show::routes(self, cursor, max as usize);
                 self.out.push_back(Output::Reply { id, reply: Reply::Page { json: page.to_string(), next } });

@@ -1,11 +1,12 @@
 //! Answers to operators, as JSON; names follow `ip -j` where the same thing has one there. Changes nothing.
 
+mod bridge;
 pub(super) mod nexthop;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use hal::{Addr, BridgePortId, Counters, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
+use hal::{Addr, BridgePortId, Counters, FdbKey, Fwd, Prefix, RifKind, Usage, V4, V6, VrfId};
 use serde_json::{Map, Value, json};
 
 use super::check::adjacency;
@@ -16,8 +17,8 @@ use crate::compile::neigh::nud;
 use crate::compile::route::{Decided, Verdict, rtn};
 use crate::compile::vrf::{DEFAULT, Place};
 use crate::compile::{self, Facts, Why};
-use crate::input::{Output, Reply};
-use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, ObjectTo, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
+use crate::input::{Listed, Output, Reply};
+use crate::mirror::{Alias, Hop, MirrorFamily, NhSet, ObjectTo, StationKey, TABLE_DEFAULT, TABLE_LOCAL, TABLE_MAIN};
 use crate::policy::Scope;
 use crate::program::Tables;
 use crate::program::routes::State;
@@ -45,6 +46,13 @@ enum Part {
     Neighs6(Option<(u32, Ipv6Addr)>),
     /// Next-hop objects behind that id.
     NextHops(u32),
+    /// Stations behind that one; and those that the kernel does not know.
+    Stations(Option<StationKey>),
+    Unsaid(Option<FdbKey>),
+    /// VLANs behind that device and number.
+    Vlans(Option<(u32, u16)>),
+    /// Bridge ports behind that index.
+    States(u32),
 }
 
 /// A count of routes by what became of them, for `status`.
@@ -69,16 +77,17 @@ impl Core {
         self.counts.push(Count { id, v6: false, vrf: DEFAULT, cursor: 0, families: Default::default() });
     }
 
-    pub(super) fn links_begin(&mut self, id: u64) {
-        self.lists.push_back(List { id, part: Part::Links(0), text: "[".into() });
-    }
-
-    pub(super) fn neighs_begin(&mut self, id: u64) {
-        self.lists.push_back(List { id, part: Part::Neighs4(None), text: "[".into() });
-    }
-
-    pub(super) fn nexthops_begin(&mut self, id: u64) {
-        self.lists.push_back(List { id, part: Part::NextHops(0), text: "[".into() });
+    /// Begin to put a list into words.
+    pub(super) fn list_begin(&mut self, id: u64, what: Listed) {
+        let part = match what {
+            Listed::Links => Part::Links(0),
+            Listed::Neighs => Part::Neighs4(None),
+            Listed::NextHops => Part::NextHops(0),
+            Listed::Fdb => Part::Stations(None),
+            Listed::Vlans => Part::Vlans(None),
+            Listed::Stp => Part::States(0),
+        };
+        self.lists.push_back(List { id, part, text: "[".into() });
     }
 
     /// Put the next rows of a list into words.
@@ -87,6 +96,10 @@ impl Core {
         let (rows, next) = match l.part {
             Part::Links(after) => links(self, after),
             Part::NextHops(after) => nexthop::rows(self, after),
+            Part::Stations(after) => bridge::stations(self, after),
+            Part::Unsaid(after) => bridge::unsaid(self, after),
+            Part::Vlans(after) => bridge::vlans(self, after),
+            Part::States(after) => bridge::states(self, after),
             Part::Neighs4(after) => {
                 let (rows, last) = neighs::<V4>(self, after);
                 (rows, Some(last.map_or(Part::Neighs6(None), |k| Part::Neighs4(Some(k)))))

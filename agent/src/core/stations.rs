@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use hal::{AnyKey, BridgePortId, Event, FdbKey, FidId, MemberKey, Op, Record, RifId, RifKind, StaticKey};
 
 use super::Core;
+use crate::compile::bridge::NTF_EXT_LEARNED;
 use crate::compile::{Stand, bridge};
 use crate::input::Output;
 use crate::mirror::StationKey;
@@ -19,9 +20,8 @@ use crate::program::bridges::News;
 
 /// Requests to the kernel that are under way at most.
 const WINDOW: usize = 256;
-/// `NTF_MASTER`, `NTF_EXT_LEARNED` (`linux/neighbour.h`)
+/// `NTF_MASTER` (`linux/neighbour.h`)
 const NTF_MASTER: u8 = 4;
-const NTF_EXT_LEARNED: u8 = 0x10;
 /// `NUD_REACHABLE`
 const NUD_REACHABLE: u16 = 2;
 const NDA_LLADDR: u16 = 2;
@@ -86,6 +86,14 @@ impl Stations {
     /// Whether kernel and chip have been told all.
     pub fn settled(&self) -> bool {
         self.todo.is_empty() && self.waiting.is_empty()
+    }
+    /// Where the chip has learned it.
+    pub fn learned_at(&self, k: FdbKey) -> Option<BridgePortId> {
+        self.chip.get(&k).copied()
+    }
+    /// What the chip has learned, in order, from that key on.
+    pub fn learned_from(&self, from: core::ops::Bound<FdbKey>) -> impl Iterator<Item = (&FdbKey, &BridgePortId)> {
+        self.chip.range((from, core::ops::Bound::Unbounded))
     }
     /// How many the chip has learned.
     pub fn learned(&self) -> usize {

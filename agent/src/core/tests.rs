@@ -11,7 +11,7 @@ use sim_asic::SimChip;
 use sim_asic::fault::{Faults, Faulty};
 
 use super::*;
-use crate::input::DumpKind;
+use crate::input::{DumpKind, Listed};
 use crate::netlink::build::Builder;
 use crate::record::{JournalError, Recorder, replay};
 
@@ -723,7 +723,7 @@ fn a_closed_gate_closes_interfaces_and_moves_no_route() {
     lab.settle();
     assert_eq!(lab.ops, 1);
     assert_eq!(lab.view().open.len(), 2);
-    let v = lab.ask(Request::Links);
+    let v = lab.ask(Request::List(Listed::Links));
     assert!(v.to_string().contains("a program is attached"), "{v}");
     lab.findings.clear();
     lab.settle();

@@ -21,7 +21,7 @@ use hal::TableId;
 use serde::Deserialize;
 use tokio::sync::oneshot;
 
-use crate::input::{Reply, Request};
+use crate::input::{Listed, Reply, Request};
 
 use super::runner::Msg;
 use super::wake::Waker;
@@ -82,9 +82,12 @@ pub fn router(asker: Asker) -> Router {
     let simple = |r: Request| get(move |State(a): State<Asker>| async move { answer(&a, r).await });
     Router::new()
         .route("/v1/status", simple(Request::Status))
-        .route("/v1/links", simple(Request::Links))
-        .route("/v1/neighs", simple(Request::Neighs))
-        .route("/v1/nexthops", simple(Request::NextHops))
+        .route("/v1/links", simple(Request::List(Listed::Links)))
+        .route("/v1/neighs", simple(Request::List(Listed::Neighs)))
+        .route("/v1/nexthops", simple(Request::List(Listed::NextHops)))
+        .route("/v1/fdb", simple(Request::List(Listed::Fdb)))
+        .route("/v1/vlans", simple(Request::List(Listed::Vlans)))
+        .route("/v1/stp", simple(Request::List(Listed::Stp)))
         .route("/v1/buckets", get(buckets))
         .route("/v1/counters", simple(Request::Counters))
         .route("/v1/resources", simple(Request::Resources))
@@ -99,7 +102,7 @@ pub fn router(asker: Asker) -> Router {
             error(
                 StatusCode::NOT_FOUND,
                 &format!(
-                    "no such resource: {}; there are /v1/status, links, neighs, nexthops, buckets, routes, counters, resources, tables/NAME, check and settle",
+                    "no such resource: {}; there are /v1/status, links, neighs, nexthops, fdb, vlans, stp, buckets, routes, counters, resources, tables/NAME, check and settle",
                     uri.path()
                 ),
             )

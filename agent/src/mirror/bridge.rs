@@ -30,6 +30,10 @@ impl Mirror {
     pub fn vlans(&self, dev: u32) -> impl Iterator<Item = (u16, &Vlan)> {
         self.bridges.vlans.range((dev, 0)..=(dev, u16::MAX)).map(|((_, vid), v)| (*vid, v))
     }
+    /// Those of all devices, in order, from that one on.
+    pub fn vlans_from(&self, from: core::ops::Bound<(u32, u16)>) -> impl Iterator<Item = (&(u32, u16), &Vlan)> {
+        self.bridges.vlans.range((from, core::ops::Bound::Unbounded))
+    }
     /// One of these.
     pub fn vlan(&self, dev: u32, vid: u16) -> Option<&Vlan> {
         self.bridges.vlans.get(&(dev, vid))

@@ -3,7 +3,7 @@
 
 use hal::{FromChip, Hello, PortEntry, PortId, Profile, Record, TableId, ToChip};
 use virga::core::{Core, CoreConfig};
-use virga::input::{DumpKind, Input, Output, Request};
+use virga::input::{DumpKind, Input, Listed, Output, Request};
 use virga::netlink::build;
 use virga::policy::Polled;
 
@@ -125,7 +125,13 @@ fn the_core_takes_whatever_the_kernel_says() {
                 }
             }
             if step == 200 {
-                let all = [Request::Status, Request::Links, Request::Neighs, Request::NextHops, Request::Check];
+                let all = [
+                    Request::Status,
+                    Request::List(Listed::Links),
+                    Request::List(Listed::Neighs),
+                    Request::List(Listed::NextHops),
+                    Request::Check,
+                ];
                 for (id, request) in (1..).zip(all) {
                     inputs.push(Input::Request { id, request });
                 }

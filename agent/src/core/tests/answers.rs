@@ -15,7 +15,7 @@ fn answers_name_what_became_of_each_route() {
     let (on, off): (Vec<_>, Vec<_>) = all.iter().partition(|r| r["offload"] == true);
     assert!(off.iter().all(|r| r["why"].as_str().is_some_and(|w| !w.is_empty())), "{off:?}");
     assert!(on.iter().all(|r| r["why"].is_null()));
-    let neighs = lab.ask(Request::Neighs);
+    let neighs = lab.ask(Request::List(Listed::Neighs));
     assert_eq!(neighs[0]["offload"], true, "{neighs}");
     for r in [Request::Counters, Request::Resources, Request::Table { name: "group".into(), cursor: 0 }] {
         let v = lab.ask(r);

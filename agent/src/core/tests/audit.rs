@@ -248,13 +248,13 @@ fn what_the_core_itself_got_wrong_is_noticed() {
 #[test]
 fn long_lists_come_in_parts_and_whole() {
     let mut lab = built();
-    let before = lab.ask(Request::Neighs).as_array().unwrap().len();
+    let before = lab.ask(Request::List(Listed::Neighs)).as_array().unwrap().len();
     for n in 0..2000u32 {
         lab.set_neigh((13, Ipv4Addr::from_bits(0x0ac8_0d00 + 300 + n)), None);
     }
     lab.settle();
     let id = 77;
-    lab.input(Input::Request { id, request: Request::Neighs });
+    lab.input(Input::Request { id, request: Request::List(Listed::Neighs) });
     let mut ticks = 0;
     while !lab.todo.iter().any(|o| matches!(o, Output::Reply { id: 77, .. })) {
         assert_eq!(lab.core.deadline(), Some(0), "the rest is work, not waiting");

@@ -164,3 +164,40 @@ fn a_restart_keeps_what_the_chip_has_learned() {
     assert_eq!((lab.learned(), learned.len()), (learned, 2));
     assert_eq!(lab.asked(), [(29, 4, 92)]);
 }
+
+#[test]
+fn lists_say_what_became_of_each() {
+    let mut lab = built(profile());
+    let mut outside = port_of(ETH0, BR);
+    outside[16 + 4..16 + 8].copy_from_slice(&ETH0.to_ne_bytes());
+    lab.both(outside);
+    for m in [station(28, BR, 90, 11, 2, 0), station(28, BR, 91, 12, 0x40, 0), station(28, BR, 11, 11, 0x80, 0)] {
+        lab.both(m);
+    }
+    lab.both(station(28, BR, 92, ETH0, 2, 0));
+    lab.settle();
+    let rows = |v: serde_json::Value| -> Vec<(String, bool, String)> {
+        let row = |r: &serde_json::Value| {
+            let text = |k: &str| r[k].as_str().unwrap_or_default().to_owned();
+            let name = if r["mac"].is_null() { text("ifname") } else { text("mac") };
+            (name, r["offload"] == true, text("why"))
+        };
+        v.as_array().unwrap().iter().map(row).collect()
+    };
+    let of = |n: u8| mac(n.into()).to_string();
+    let fdb = rows(lab.ask(Request::List(Listed::Fdb)));
+    assert_eq!(
+        fdb,
+        [
+            (of(11), false, "to the switch itself".into()),
+            (of(90), true, String::new()),
+            (of(91), true, String::new()),
+            (of(92), false, "eth0 is not a front-panel port".into()),
+        ]
+    );
+    let stp = rows(lab.ask(Request::List(Listed::Stp)));
+    let outside = "eth0 is not a front-panel port";
+    let want = [("eth0", false, outside), ("swp1", true, ""), ("swp2", true, "")];
+    assert_eq!(stp, want.map(|(n, o, w)| (n.to_owned(), o, w.to_owned())));
+    assert_eq!(lab.ask(Request::List(Listed::Vlans)).as_array().unwrap().len(), 0);
+}

@@ -297,7 +297,7 @@ fn buckets_of_a_resilient_group_are_the_chips() {
     let bucket = Builder::new(116, 0x100, &[0; 8]).u32(1, 10).done();
     assert_eq!(writes(&mut lab, |l| l.news(bucket)), 0);
     assert_eq!(lab.ask(Request::Check)["equal"], true);
-    let row = |lab: &mut Lab| lab.ask(Request::NextHops)[3].clone();
+    let row = |lab: &mut Lab| lab.ask(Request::List(Listed::NextHops))[3].clone();
     let shown = row(&mut lab);
     assert_eq!((&shown["id"], &shown["type"], &shown["offload"]), (&10.into(), &"resilient".into(), &true.into()));
     assert_eq!(shown["resilient_args"], serde_json::json!({"buckets": 8, "idle_timer": 1, "unbalanced_timer": 0}));
@@ -345,7 +345,7 @@ fn a_chip_without_room_for_buckets_punts() {
     ] {
         let mut lab = with_buckets(Profile { buckets, ..profile() }, 0);
         assert_eq!(ways(&lab), [[].into(), [].into()]);
-        let v = lab.ask(Request::NextHops);
+        let v = lab.ask(Request::List(Listed::NextHops));
         assert_eq!((&v[3]["id"], &v[3]["offload"], &v[3]["why"]), (&10.into(), &false.into(), &why.into()));
         assert_eq!(lab.ask(Request::Check)["equal"], true);
     }
@@ -370,7 +370,7 @@ fn answers_show_objects_as_ip_does() {
     let mut lab = built();
     lab.set_object(object(104, 3, Some((ETH0, Ipv4Addr::new(172, 16, 0, 1)))));
     lab.set_object(object(104, 4, None));
-    let v = lab.ask(Request::NextHops);
+    let v = lab.ask(Request::List(Listed::NextHops));
     let row = |id: u64| v.as_array().unwrap().iter().find(|o| o["id"] == id).unwrap_or_else(|| panic!("{id} in {v}"));
     assert_eq!(
         (&row(1)["gateway"], &row(1)["dev"], &row(1)["routes"]),

@@ -127,7 +127,7 @@ fn what_finds_no_place_waits_for_one() {
     assert_eq!(lab.routers(), [10, 10]);
     let v = lab.ask(Request::Check);
     assert_eq!(v["equal"], true, "{v}");
-    let v = lab.ask(Request::Links);
+    let v = lab.ask(Request::List(Listed::Links));
     let why = v.as_array().and_then(|l| l.iter().find(|l| l["ifname"] == "swp2")).map(|l| l["why"].to_string());
     assert!(why.is_some_and(|w| w.contains("the chip holds 2 virtual routers")), "{v}");
     lab.set_link(member(11, 0));

@@ -153,6 +153,15 @@ fn stations_are_learned_and_found_again() {
 }
 
 #[test]
+fn stations_that_do_not_last_go_at_once() {
+    let mut b = plain();
+    pass(&mut b, 2, &frame(host(9), host(5), &[]));
+    assert_eq!(events(&mut b).len(), 1);
+    b.set(Record::Fid(fid(0), FidEntry { ageing: 0, ..fid_entry(0) }));
+    assert_eq!(events(&mut b), [Event::Aged(station(0, host(5)))]);
+}
+
+#[test]
 fn what_the_kernel_looks_at_first_is_trapped() {
     let mut b = plain();
     b.set(Record::BridgePort(bp(0), BridgePortEntry { state: StpState::Blocking, ..bp_entry(0, false, Some(0)) }));

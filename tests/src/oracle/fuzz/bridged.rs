@@ -94,7 +94,7 @@ pub(super) fn command(g: &mut Gen) -> String {
         17..19 => format!("ip link set br0 type bridge vlan_filtering {}", g.r.below(2)),
         19 => format!("ip link set br0 type bridge vlan_protocol {}", g.r.pick(&["802.1Q", "802.1ad"])),
         20 => format!("ip link set br0 type bridge mcast_snooping {}", g.r.below(2)),
-        21 => format!("ip link set br0 type bridge ageing_time {}", g.r.pick(&[0, 30000, 30000])),
+        21 => format!("ip link set br0 type bridge ageing_time {}", g.r.pick(&[10000, 30000])),
         22..30 => {
             let flag = g.r.pick(&[
                 "learning",
