@@ -25,24 +25,37 @@ pub struct Pings {
 /// # Errors
 /// `ping` did not run.
 pub fn ping(from: &Host, to: impl Into<IpAddr>, args: &str) -> Result<(Pings, String)> {
-    let out = from.command("ping")?.args(["-n"]).args(args.split_whitespace()).arg(to.into().to_string()).output()?;
+    let to = to.into();
+    let before = replies(from, to.is_ipv6())?;
+    let out = from.command("ping")?.args(["-n"]).args(args.split_whitespace()).arg(to.to_string()).output()?;
     let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    Ok((pings(&text).with_context(|| text.clone())?, text))
+    let p = with_late(pings(&text).with_context(|| text.clone())?, from, to.is_ipv6(), before)?;
+    Ok((p, text))
+}
+
+/// A counter of ICMP of the host's stack, as `/proc/net/snmp` names it.
+///
+/// # Errors
+/// There is none of that name.
+pub fn icmp(host: &Host, name: &str) -> Result<u64> {
+    host.netns.run(|| -> Result<u64> {
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
+        let mut icmp = text.lines().filter(|l| l.starts_with("Icmp:"));
+        let (names, numbers) = icmp.next().zip(icmp.next()).context("no Icmp in snmp")?;
+        let at = names.split_whitespace().position(|n| n == name).with_context(|| format!("no {name}"))?;
+        Ok(numbers.split_whitespace().nth(at).context("short line")?.parse()?)
+    })?
 }
 
 /// Echo replies that the host's stack has received so far.
 fn replies(host: &Host, v6: bool) -> Result<u64> {
+    if !v6 {
+        return icmp(host, "InEchoReps");
+    }
     host.netns.run(|| -> Result<u64> {
-        if v6 {
-            let text = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
-            let line = text.lines().find(|l| l.starts_with("Icmp6InEchoReplies")).context("no Icmp6InEchoReplies")?;
-            return Ok(line.split_whitespace().nth(1).context("no number")?.parse()?);
-        }
-        let text = std::fs::read_to_string("/proc/thread-self/net/snmp")?;
-        let mut icmp = text.lines().filter(|l| l.starts_with("Icmp:"));
-        let (names, numbers) = icmp.next().zip(icmp.next()).context("no Icmp in snmp")?;
-        let at = names.split_whitespace().position(|n| n == "InEchoReps").context("no InEchoReps")?;
-        Ok(numbers.split_whitespace().nth(at).context("short line")?.parse()?)
+        let text = std::fs::read_to_string("/proc/thread-self/net/snmp6")?;
+        let line = text.lines().find(|l| l.starts_with("Icmp6InEchoReplies")).context("no Icmp6InEchoReplies")?;
+        Ok(line.split_whitespace().nth(1).context("no number")?.parse()?)
     })?
 }
 
@@ -84,10 +97,7 @@ pub fn pings(text: &str) -> Result<Pings> {
 /// # Errors
 /// It lost or doubled something.
 pub fn ping_all(from: &Host, to: impl Into<IpAddr>, args: &str) -> Result<String> {
-    let to = to.into();
-    let before = replies(from, to.is_ipv6())?;
     let (p, text) = ping(from, to, args)?;
-    let p = with_late(p, from, to.is_ipv6(), before)?;
     ensure!(
         p.sent > 0 && p.received == p.sent && p.duplicates == 0,
         "{} lost or doubled something:\n{text}",
