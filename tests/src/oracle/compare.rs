@@ -195,22 +195,30 @@ pub fn compare(
 }
 
 /// Chatter whose moment is the kernel's own: reports of group memberships, which are asked for and compared at the end
-/// (`World::query`), and redirects of IPv6 beyond what it sends at once. It allows each address six, as source or as destination, and
-/// then one a second, with no setting for it (`inet_peer_xrlim_allow`).
+/// (`World::query`), and redirects of IPv6 beyond what it sends at once ([`limited`]).
 fn timed(c: &Chatter, sends: &BTreeMap<u32, &Send>) -> bool {
     match c.kind {
         "mld" | "igmp" => true,
         "nd-redirect" => {
-            let packets = || sends.values().filter_map(|s| addresses(&s.bytes)).filter(|(s, _)| s.is_ipv6());
-            let mut peers: BTreeMap<IpAddr, u32> = BTreeMap::new();
-            packets().flat_map(|(src, dst)| [src, dst]).for_each(|a| *peers.entry(a).or_default() += 1);
             // About a destination on the link, or a gateway that packets to others have.
-            let direct = packets().any(|(_, dst)| Some(dst) == c.target);
-            let mut about = packets().filter(|(_, dst)| !direct || Some(*dst) == c.target);
-            about.any(|(src, dst)| peers[&src].max(peers[&dst]) > REDIRECTS)
+            let direct = packets6(sends).any(|(_, dst)| Some(dst) == c.target);
+            limited(sends).any(|(_, dst)| !direct || Some(dst) == c.target)
         }
         _ => false,
     }
+}
+
+/// Sources and destinations of the IPv6 packets sent.
+fn packets6(sends: &BTreeMap<u32, &Send>) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    sends.values().filter_map(|s| addresses(&s.bytes)).filter(|(s, _)| s.is_ipv6())
+}
+
+/// Those for which the kernel may have stopped to send redirects. It allows each address six, as source or as destination, and then one a
+/// second, with no setting for it (`inet_peer_xrlim_allow`).
+fn limited(sends: &BTreeMap<u32, &Send>) -> impl Iterator<Item = (IpAddr, IpAddr)> {
+    let mut peers: BTreeMap<IpAddr, u32> = BTreeMap::new();
+    packets6(sends).flat_map(|(src, dst)| [src, dst]).for_each(|a| *peers.entry(a).or_default() += 1);
+    packets6(sends).filter(move |(src, dst)| peers[src].max(peers[dst]) > REDIRECTS)
 }
 
 /// `XRLIM_BURST_FACTOR` (`net/ipv4/icmp.c`)
@@ -223,7 +231,8 @@ const REDIRECTS: u32 = 6;
 /// * The first world: requests for a neighbour that the second one has resolved already, for that reason.
 /// * Either: requests that come of having chosen another member of a multipath route; for a gateway, or for the sender that is told
 ///   that nothing could be reached by it, or, of so many such answers that the kernel may have stopped ([`worn`]), that no route leads
-///   there. A redirect to a member on the interface that the packet came in by.
+///   there. A redirect to a member on the interface that the packet came in by. Of redirects that may have been one too many ([`limited`]): for whom it
+///   is to reach, and, where it can't and the switch tells itself, for that address of its own.
 fn explained(
     snaps: &[Snapshot; 2],
     sends: &BTreeMap<u32, &Send>,
@@ -243,6 +252,12 @@ fn explained(
         let members = snaps[world].members(d);
         members.len() > 1 && members.iter().any(|m| m.void)
     };
+    let mut redirected = limited(sends).map(|(src, _)| src);
+    // Made of a port's MAC.
+    let own = matches!(target, IpAddr::V6(a) if a.segments()[..7] == [0xfe80, 0, 0, 0, 0, 0xff, 0xfe00]);
+    if c.kind == "ns" && (if own { redirected.next().is_some() } else { redirected.any(|a| a == target) }) {
+        return true;
+    }
     let told = |s: &&Send| addresses(&s.bytes).is_some_and(|(from, to)| from == target && void(to));
     if snaps[world].choice(port, target) || sends.values().any(told) || worn(sends, passed, u32::MAX, target) {
         return true;
@@ -583,6 +598,19 @@ pub(super) mod tests {
         assert_eq!(sends(&[(to, 3), (from, 3)]), (false, false));
         assert_eq!(sends(&[(to, 3), (from, 4)]), (true, true), "as source and as destination together");
         assert_eq!(sends(&[(to, 3), (other, 7)]), (false, true), "by a gateway any of them may be about it");
+        let asks = |n, target: &str| {
+            let to = "2001:db8:2::7>2001:db8:2::4";
+            let all: Vec<Send> = (1..=n)
+                .map(|id| Send { port: 2, id, text: to.into(), bytes: frame(to, 2, id), expect: None })
+                .collect();
+            let c = Chatter { kind: "ns", target: target.parse().ok(), tags: Vec::new() };
+            let mut snaps = [configuration(), configuration()];
+            snaps[1].forget(2);
+            explained(&snaps, &all.iter().map(|s| (s.id, s)).collect(), &BTreeSet::new(), 0, 2, &c)
+        };
+        assert!(asks(7, "2001:db8:2::7") && !asks(6, "2001:db8:2::7"), "for whom a redirect is");
+        assert!(asks(7, "fe80::ff:fe00:2") && !asks(6, "fe80::ff:fe00:2"), "that it did not reach");
+        assert!(!asks(7, "2001:db8:2::4"), "who it is about need not be asked for");
     }
 
     #[test]

@@ -234,6 +234,12 @@ impl Snapshot {
         n.expect("a neighbour").mac = Some(mac);
     }
 
+    /// With another MTU of a port.
+    #[cfg(test)]
+    pub fn narrow_to(&mut self, port: usize, mtu: u64) {
+        self.devices.values_mut().filter(|d| d.port == port).for_each(|d| d.mtu = mtu);
+    }
+
     /// Counts an address among the gateways, though its route may be gone.
     pub fn add_gateway(&mut self, a: IpAddr) {
         self.gateways.push(a);

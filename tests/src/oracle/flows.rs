@@ -205,7 +205,8 @@ type Way = (usize, Vec<u8>);
 
 /// Flows of a step whose packets left one world by several members of a multipath route, in sentences. `by_chip` says for which frames the
 /// chip's own hash decides: of one flow it hands some to the kernel for their own sake (with options, say, or in by an interface of which it
-/// knows less), and each of the two keeps to a choice of its own (DESIGN, promise 1: which member).
+/// knows less), and each of the two keeps to a choice of its own (DESIGN, promise 1: which member). Which member the chip's hash chose is not
+/// known here, so that packets are only held against others that each member suits as well.
 pub fn torn(
     done: &Done,
     step: &[Send],
@@ -246,8 +247,14 @@ pub fn torn(
             packets.iter().flat_map(|(_, w)| *w).collect::<BTreeSet<_>>().len() > 1
         };
         let torn = several(&packets.iter().collect::<Vec<_>>()) && snap.keeps_flows(f.to) && {
-            let (fast, slow): (Vec<_>, Vec<_>) = packets.iter().partition(|(s, _)| by_chip(s));
-            several(&fast) || several(&slow)
+            let members = snap.members(f.to);
+            // A member that is too narrow, or on the port that it came by, has the chip hand it over.
+            let unfit = |s: &Send| -> Vec<bool> {
+                members.iter().map(|m| s.bytes.len() as u64 > m.mtu + 14 || m.port == s.port).collect()
+            };
+            let mut alike: BTreeMap<_, Vec<_>> = BTreeMap::new();
+            packets.iter().for_each(|p| alike.entry((by_chip(p.0), unfit(p.0))).or_default().push(p));
+            alike.values().any(|p| several(p))
         };
         if torn {
             let lines = packets.iter().map(|(s, w)| {
@@ -299,6 +306,20 @@ mod tests {
         assert!(torn([2, 3, 2], &[]));
         assert!(torn([2, 3, 4], &[2]) && torn([2, 3, 4], &[2, 3]), "neither tears one of its own");
         assert!(!torn([3, 3, 3], &[]));
+        let mut all = all;
+        all[1] = send(2, "size=1300");
+        let sends: BTreeMap<u32, &Send> = all.iter().map(|s| (s.id, s)).collect();
+        let torn = |ways: [usize; 3], mtu: u64| {
+            let mut done = Done { left: vec![Vec::new(); 5], ..Done::default() };
+            for (s, p) in all.iter().zip(ways) {
+                done.left[p - 1].push(s.bytes.clone());
+            }
+            let mut snap = configuration();
+            snap.narrow_to(2, mtu);
+            !super::torn(&done, &all, &sends, || Ok(snap), |_| true).unwrap().is_empty()
+        };
+        assert!(!torn([2, 3, 2], 1280), "it does not fit the member that the others took");
+        assert!(torn([2, 3, 2], 1300) && torn([2, 3, 4], 1280));
     }
 
     #[test]
