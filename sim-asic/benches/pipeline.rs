@@ -39,7 +39,7 @@ fn chip() -> SimChip {
         name: "bench".into(),
         fids: 16,
         bridge_ports: 16,
-        fdb: 64,
+        fdb: 1 << 17,
         rifs: 64,
         neigh4: 4096,
         neigh6: 4096,
@@ -275,6 +275,81 @@ fn within<F: Family>(prefixes: &[Prefix<F>], n: usize) -> Vec<F::Addr> {
         .collect()
 }
 
+/// The MAC of a station.
+fn station(n: u64) -> Mac {
+    let [.., a, b, c, d] = n.to_be_bytes();
+    Mac([2, 9, a, b, c, d])
+}
+
+fn bridged(buf: &mut [u8; FRAME], dst: Mac, src: Mac) {
+    buf[..6].copy_from_slice(&dst.0);
+    buf[6..12].copy_from_slice(&src.0);
+    buf[12..14].copy_from_slice(&[0x90, 0]);
+}
+
+/// Ports 0 and 1 untagged in VLAN 10, 2 tagged, 3 untagged in VLAN 20, with a router interface on each VLAN. Half of the stations are behind
+/// port 0, the others behind 1, and one is behind each of 2 and 3.
+fn bridges(stations: u64) -> SimChip {
+    let mut c = chip();
+    let (fid, bp) = (|vid: u16| FidId(vid.into()), |n: u32| BridgePortId(n));
+    for vid in [10, 20] {
+        let tag = Some(Tag { tpid: Tpid::Dot1q, vid });
+        let e = FidEntry { tag, ageing: 300_000, unknown: true, broadcast: true, multicast: true };
+        set(&mut c, Record::Fid(fid(vid), e));
+    }
+    for n in 0..PORTS {
+        let untagged = [Some(10), Some(10), None, Some(20)][n as usize].map(fid);
+        let e = BridgePortEntry {
+            port: PortId(n),
+            tpid: Some(Tpid::Dot1q),
+            untagged,
+            state: StpState::Forwarding,
+            learning: true,
+            control_learning: true,
+            unknown: true,
+            multicast: true,
+            broadcast: true,
+            isolated: false,
+            hairpin: false,
+            longest: 1514,
+            ingress: true,
+            egress: true,
+        };
+        set(&mut c, Record::BridgePort(bp(n), e));
+        let vid = if n == 3 { 20 } else { 10 };
+        let e = MemberEntry { tagged: n == 2, state: StpState::Forwarding };
+        set(&mut c, Record::FidMember(MemberKey { fid: fid(vid), port: bp(n) }, e));
+    }
+    for n in 0..stations {
+        let at = bp(u32::from(n >= stations / 2));
+        set(&mut c, Record::Fdb(FdbKey { fid: fid(10), mac: station(n) }, at));
+    }
+    for (n, vid) in [(2, 10), (3, 20)] {
+        set(&mut c, Record::Fdb(FdbKey { fid: fid(vid), mac: station(1 << 30 | n) }, bp(n as u32)));
+    }
+    let router = Mac([2, 0, 0, 0, 0, 0xb0]);
+    for (n, vid) in [(50, 10), (51, 20)] {
+        let rif = RifEntry {
+            kind: RifKind::Fid(fid(vid)),
+            vrf: VrfId(0),
+            mac: router,
+            mtu4: 1500,
+            mtu6: 1500,
+            ingress4: true,
+            ingress6: true,
+            egress: true,
+            same4: false,
+            urpf: Urpf::Off,
+        };
+        set(&mut c, Record::Rif(RifId(n), rif));
+        set(&mut c, Record::FdbStatic(StaticKey(FdbKey { fid: fid(vid), mac: router }), FdbVerdict::Route(RifId(n))));
+    }
+    let (rif, addr) = (RifId(51), Ipv4Addr::new(10, 20, 0, 2));
+    set(&mut c, Record::Neigh4(NeighKey { rif, addr }, NeighEntry { mac: station(1 << 30 | 3) }));
+    set(&mut c, Record::Route4(RouteKey { vrf: VrfId(0), prefix: Prefix::host(addr) }, Fwd::Connected(rif)));
+    c
+}
+
 /// What figures are asked for; empty: all.
 fn filter() -> String {
     std::env::args().skip(1).find(|a| !a.starts_with('-')).unwrap_or_default()
@@ -348,6 +423,24 @@ fn main() {
         few("ipv4: remove them", &mut c, &sets.iter().map(|o| Op::Remove(o.key())).collect::<Vec<_>>());
         let removes: Vec<Op> = random.iter().map(|o| Op::Remove(o.key())).collect();
         program("ipv4: remove 1 M routes, random", &mut c, &removes);
+    }
+    if wanted("bridge") {
+        const STATIONS: u64 = 1 << 16;
+        let c = bridges(STATIONS);
+        let mut pipe = c.pipeline();
+        let mut rng = Rng(12);
+        let mut any = |first: u64| station(first + rng.below(STATIONS / 2));
+        let (one, other) = (station(1), station(STATIONS - 1));
+        forward("bridge: one destination", &mut pipe, |f| bridged(f, other, one));
+        forward("bridge: 32 k destinations, 1 source", &mut pipe, |f| bridged(f, any(STATIONS / 2), one));
+        forward("bridge: 32 k destinations, 32 k sources", &mut pipe, |f| bridged(f, any(STATIONS / 2), any(0)));
+        forward("bridge: one destination, gets a tag", &mut pipe, |f| bridged(f, station(1 << 30 | 2), one));
+        let router = Mac([2, 0, 0, 0, 0, 0xb0]);
+        forward("bridge: routed from VLAN to VLAN", &mut pipe, |f| {
+            frame4(f, 0x0a0a_0002, 0x0a14_0002);
+            f[..6].copy_from_slice(&router.0);
+            f[6..12].copy_from_slice(&one.0);
+        });
     }
     if wanted("ipv6") {
         let mut all = prefixes6(250_000);
