@@ -9,7 +9,7 @@ pub mod memory;
 mod neigh;
 mod netlink;
 pub mod netns;
-mod socket;
+pub mod socket;
 mod virga;
 
 use std::collections::BTreeSet;
