@@ -7,8 +7,8 @@
 use std::collections::BTreeSet;
 
 use hal::{
-    Addr, AnyKey, BridgePortId, Fwd, Global, MemberKey, Nanos, NeighKey, PortId, Prefix, Record, RifId, RouteKey,
-    StaticKey, TableId, V4, V6, VrfId,
+    Addr, AnyKey, BridgePortId, FdbKey, Fwd, Global, MemberKey, Nanos, NeighKey, PortId, Prefix, Record, RifId,
+    RouteKey, StaticKey, TableId, V4, V6, VrfId,
 };
 use serde_json::json;
 
@@ -28,6 +28,8 @@ const CHUNK: usize = 2048;
 const REPAIRS: usize = 1024;
 /// How often a comparison that changes interleaved with is begun anew.
 const TRIES: u32 = 3;
+/// Learned stations looked at again at most.
+const SUSPECTS: usize = 1024;
 /// Differences named in an answer.
 const NAMED: usize = 100;
 /// A fence that does not come for this long ends the try.
@@ -80,10 +82,25 @@ pub(super) struct Check {
     lacking: bool,
     /// Ports that the chip has named.
     ports: BTreeSet<PortId>,
+    /// Learned stations of which kernel or chip say otherwise than the agent. News of them may be on its way: looked at again at the end.
+    suspects: Vec<Suspect>,
+    /// Those that the chip has not named yet.
+    unnamed: BTreeSet<FdbKey>,
     /// What policy closes by the mirror of our own.
     gate: Gate,
     /// Virtual routers by it.
     vrfs: Vrfs,
+}
+
+/// See [`Check::suspects`].
+#[derive(Debug)]
+struct Suspect {
+    key: FdbKey,
+    /// Who says otherwise, and where it is by that.
+    who: &'static str,
+    there: Option<BridgePortId>,
+    /// Where the agent knew it.
+    known: Option<BridgePortId>,
 }
 
 impl Check {
@@ -171,6 +188,8 @@ impl Core {
             wrong: Vec::new(),
             mirror_wrong: false,
             lacking: false,
+            suspects: Vec::new(),
+            unnamed: BTreeSet::new(),
             ports: BTreeSet::new(),
             gate: Gate::default(),
             vrfs: Vrfs::default(),
@@ -211,6 +230,7 @@ impl Core {
             c.named.clear();
             c.wrong.clear();
             c.ports.clear();
+            c.suspects.clear();
             (c.mirror_wrong, c.lacking) = (false, false);
             self.shadow();
         }
@@ -347,6 +367,11 @@ impl Core {
             let Some(key) = compile::bridge::fdb_key(k) else { continue };
             if compile::bridge::station(&live, key) != compile::bridge::station(&other, key) {
                 said.push((None, format!("station {}: the kernel's and the agent's differ", k.mac)));
+            }
+            let there = of.station(k).and_then(|s| compile::bridge::learnable(&live, k, s));
+            let known = self.stations.learned_at(key);
+            if fresh && there.is_some() && there != known && c.suspects.len() < SUSPECTS {
+                c.suspects.push(Suspect { key, who: "the kernel", there, known });
             }
             let key = StaticKey(key).into();
             said.extend(self.program.fits(&live, key).err().filter(|_| !fresh).map(|what| (Some(key), what)));
@@ -512,6 +537,12 @@ impl Core {
                 if !self.program.bucket_fits(*k, e) {
                     c.differs(|| format!("{key}: the chip has it lead to next hop {}, which is no member", e.nexthop));
                 }
+            } else if let Record::Fdb(k, p) = r {
+                c.unnamed.remove(&k);
+                let known = self.stations.learned_at(k);
+                if known != Some(p) && c.suspects.len() < SUSPECTS {
+                    c.suspects.push(Suspect { key: k, who: "the chip", there: Some(p), known });
+                }
             } else if t.kind() != hal::Kind::Learned && self.program.acked(key).as_ref() != Some(&r) {
                 c.differs(|| format!("{key}: the chip holds {r:?}, it was given {:?}", self.program.acked(key)));
                 if c.wrong.len() <= REPAIRS {
@@ -539,11 +570,37 @@ impl Core {
         match TableId::ALL.get(table + 1) {
             Some(t) => {
                 c.stage = Stage::Chip { table: table + 1, seen: 0 };
+                if *t == TableId::Fdb {
+                    c.unnamed = self.stations.learned_from(core::ops::Bound::Unbounded).map(|(k, _)| *k).collect();
+                }
                 self.check = Some(c);
                 self.ask_check(*t, 0);
             }
-            None if self.stamp() != c.stamp && c.differences > 0 => self.check_again(c),
-            None => self.check_end(c, false),
+            None => {
+                self.suspects_end(&mut c);
+                if self.stamp() != c.stamp && c.differences > 0 {
+                    self.check_again(c)
+                } else {
+                    self.check_end(c, false)
+                }
+            }
+        }
+    }
+
+    /// What was on its way has come with the answers since: who still says otherwise is at odds with the agent.
+    fn suspects_end(&mut self, c: &mut Check) {
+        let unnamed = core::mem::take(&mut c.unnamed).into_iter().take(SUSPECTS);
+        let unnamed = unnamed.filter_map(|key| {
+            let known = Some(self.stations.learned_at(key)?);
+            Some(Suspect { key, who: "the chip", there: None, known })
+        });
+        let all: Vec<Suspect> = core::mem::take(&mut c.suspects).into_iter().chain(unnamed).collect();
+        for s in all.into_iter().filter(|s| self.stations.learned_at(s.key) == s.known && !self.stations.pending(s.key))
+        {
+            let at = |p: Option<BridgePortId>| p.map_or("nowhere".into(), |p| format!("at {p}"));
+            let mac = s.key.mac;
+            c.differs(|| format!("station {mac}: {} has it {}, the agent {}", s.who, at(s.there), at(s.known)));
+            c.lacking = true;
         }
     }
 

@@ -95,6 +95,11 @@ impl Stations {
     pub fn learned_from(&self, from: core::ops::Bound<FdbKey>) -> impl Iterator<Item = (&FdbKey, &BridgePortId)> {
         self.chip.range((from, core::ops::Bound::Unbounded))
     }
+    /// Whether something is to be done about it, or under way.
+    pub fn pending(&self, k: FdbKey) -> bool {
+        let under_way = || self.waiting.values().any(|w| *w == k);
+        self.todo.contains_key(&k) || self.later.contains(&k) || self.asked.contains_key(&k) || under_way()
+    }
     /// How many the chip has learned.
     pub fn learned(&self) -> usize {
         self.chip.len()
@@ -384,6 +389,11 @@ impl Core {
     /// The kernel answered; `false`: it was not about a station.
     pub(super) fn station_ack(&mut self, id: u64, errno: i32, message: &str) -> bool {
         let Some(k) = self.stations.waiting.remove(&id) else { return false };
+        // Where that changed nothing, the kernel says nothing more.
+        let s = self.mirror.station(&bridge::station_key(k)).filter(|s| s.flags & NTF_EXT_LEARNED != 0);
+        if errno == 0 && self.stations.asked.get(&k) == Some(&s.map(|s| BridgePortId(s.dev))) {
+            self.stations.asked.remove(&k);
+        }
         if errno != 0 {
             // The device, the VLAN or the entry went meanwhile: news of that is on its way, or was here already.
             if self.stations.asked.remove(&k) == Some(None) {

@@ -201,3 +201,35 @@ fn lists_say_what_became_of_each() {
     assert_eq!(stp, want.map(|(n, o, w)| (n.to_owned(), o, w.to_owned())));
     assert_eq!(lab.ask(Request::List(Listed::Vlans)).as_array().unwrap().len(), 0);
 }
+
+#[test]
+fn a_check_looks_at_learned_stations() {
+    let mut lab = built(profile());
+    for n in [90, 91] {
+        lab.both(station(28, BR, n, 11, 2, 0x10));
+        lab.chip.apply(&Op::Set(Record::Fdb(key(BR, n), BridgePortId(11)))).ok();
+    }
+    lab.settle();
+    assert_eq!(lab.learned().len(), 2);
+    assert_eq!(lab.ask(Request::Check)["equal"], true);
+    type Lie = fn(&mut Lab);
+    let lies: [(&str, Lie); 3] = [
+        ("the chip has lost one", |l| drop(l.chip.apply(&Op::Remove(key(BR, 90).into())))),
+        ("the chip has one elsewhere", |l| drop(l.chip.apply(&Op::Set(Record::Fdb(key(BR, 90), BridgePortId(12)))))),
+        ("the kernel has one elsewhere", |l| {
+            l.kernel.objects.retain(|m| m[4] != 28);
+            for (n, dev) in [(90, 11), (91, 12)] {
+                l.kernel.objects.push(station(28, BR, n, dev, 2, 0x10));
+            }
+        }),
+    ];
+    for (what, lie) in lies {
+        lie(&mut lab);
+        let v = lab.ask(Request::Check);
+        assert_eq!(v["equal"], false, "{what}");
+        assert!(v["differences"][0].as_str().unwrap().starts_with("station 02:"), "{what}: {v}");
+        // Put right.
+        lab.chip.apply(&Op::Set(Record::Fdb(key(BR, 90), BridgePortId(11)))).unwrap();
+        assert_eq!(lab.ask(Request::Check)["equal"], what.starts_with("the chip"), "{what}");
+    }
+}
