@@ -389,6 +389,8 @@ fn multipath(
         .iter()
         .chain(&members(ends.map(|(from, _)| from)))
         .any(|m| m.void || sent.is_some_and(|f| unknown_yet(s, step, f, m)));
+    // The kernel alone: what the chip hands over goes that way, too.
+    let lingers = ends.is_some_and(|(_, to)| s.lingers(to));
     // Too long for some of the members: fragments there, or the kernel's word that it is too big.
     let fits = |m: &Member| sent.is_some_and(|f| f.bytes.len() as u64 <= m.mtu + 14);
     if onward.iter().any(fits) && !onward.iter().all(fits) {
@@ -400,7 +402,7 @@ fn multipath(
     let nothing = |v: &[(usize, Vec<u8>)]| v.is_empty() || v.iter().all(|(_, f)| host_unreachable(f));
     match (nothing(first), nothing(second)) {
         (true, true) => void,
-        (true, false) => void && legal_there(second),
+        (true, false) => (void || lingers) && legal_there(second),
         (false, true) => void && legal_here(first),
         (false, false) => legal_here(first) && legal_there(second) && strip(first) == strip(second),
     }

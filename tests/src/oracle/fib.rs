@@ -56,6 +56,9 @@ struct Route {
     hops: Vec<Hop>,
     /// Whether it stands on a next-hop object, but for resilient groups, of which the kernel takes members whatever their neighbours.
     object: bool,
+    /// Whether a member is called dead for its link alone (`ignore_routes_with_linkdown`): the kernel may send its share there all the same, until
+    /// something has it weigh the members anew (`fib_rebalance`), which a change of that setting does not.
+    lingering: bool,
     /// `src`
     source: Option<IpAddr>,
 }
@@ -186,11 +189,17 @@ impl Snapshot {
                 let object = r["nhid"].as_u64().filter(|_| r["nexthops"].is_null() && r["dev"].is_null());
                 let object = object.map_or_else(Vec::new, |id| members(&objects, id));
                 s.gateways.extend(object.iter().filter_map(|v| gateway(v)));
-                let hops = match r["nexthops"].as_array() {
+                let mut all = r["nexthops"].as_array().into_iter().flatten();
+                let lingering = all.any(|v| flag(v, "dead") && flag(v, "linkdown"));
+                let mut hops: Vec<Hop> = match r["nexthops"].as_array() {
                     Some(n) => n.iter().filter(|v| !flag(v, "dead")).map(hop).collect(),
                     None if !object.is_empty() => object.into_iter().map(hop).collect(),
                     None => vec![hop(&r)],
                 };
+                // Doubled when alone, so that it still counts as a choice that was made.
+                if lingering && hops.len() == 1 {
+                    hops.extend_from_within(..);
+                }
                 s.routes.push(Route {
                     table: r["table"].as_str().unwrap_or_default().to_owned(),
                     addr,
@@ -199,6 +208,7 @@ impl Snapshot {
                     hops,
                     object: r["nhid"].is_u64()
                         && !objects.iter().any(|o| o["id"] == r["nhid"] && o["type"] == "resilient"),
+                    lingering,
                     source: r["prefsrc"].as_str().and_then(|a| a.parse().ok()),
                 });
             }
@@ -296,6 +306,11 @@ impl Snapshot {
         let best = self.best(d);
         let neighbours = best.is_some_and(|r| r.object) || (self.use_neigh && d.is_ipv4());
         members.len() > 1 && !(neighbours && members.iter().any(|m| m.void))
+    }
+
+    /// Whether packets to `d` may still go to a member of their route that is called dead.
+    pub fn lingers(&self, d: IpAddr) -> bool {
+        self.best(d).is_some_and(|r| r.lingering)
     }
 
     /// The neighbour of that address on a port.
