@@ -473,6 +473,10 @@ impl Core {
 
     fn polled(&mut self, p: Box<Polled>) {
         self.polls += 1;
+        // While the topology changes the kernel lets stations age sooner, and says nothing of it (`__br_set_topology_change`).
+        if self.mirror.links().any(|l| l.bridge.as_ref().is_some_and(|b| b.kernel_stp)) {
+            self.want_dumps(&BTreeSet::from([DumpKind::Link]), &BTreeSet::new());
+        }
         if self.polled.as_ref() != Some(&p) {
             let off = |p: &Polled| {
                 let of = p.sysctls.iter().filter(|(k, _)| k.ends_with("/disable_ipv6"));

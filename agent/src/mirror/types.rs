@@ -73,6 +73,8 @@ pub struct Bridge {
     pub filtering: bool,
     /// `IFLA_BR_VLAN_PROTOCOL`; `None`: a type of tags that is not known.
     pub tpid: Option<Tpid>,
+    /// `IFLA_BR_STP_STATE`: the kernel's own spanning tree is on.
+    pub kernel_stp: bool,
     /// `IFLA_BR_MCAST_SNOOPING`
     pub snooping: bool,
     /// `BR_BOOLOPT_NO_LL_LEARN`: who sends to 01:80:c2:00:00:0X is not learned.

@@ -24,6 +24,8 @@ pub fn bridge(data: &Attr<'_>) -> Result<Bridge, Malformed> {
         match a.kind {
             // clock_t, hundredths of a second
             4 => b.ageing = a.u32()?.saturating_mul(10),
+            // BR_KERNEL_STP
+            5 => b.kernel_stp = a.u32()? == 1,
             7 => b.filtering = a.u8()? != 0,
             8 => {
                 b.tpid = match a.data {

@@ -12,8 +12,12 @@ fn nested(of: impl FnOnce(Builder) -> Builder) -> Vec<u8> {
 
 /// The bridge: it does not look at tags, and does not snoop.
 fn bridge(i: u32) -> Vec<u8> {
+    bridge_with(i, 30_000, 0)
+}
+
+fn bridge_with(i: u32, ageing: u32, stp: u32) -> Vec<u8> {
     let head = [&[0u8, 0, 1, 0][..], &i.to_ne_bytes(), &0x11043u32.to_ne_bytes(), &[0; 4]].concat();
-    let data = nested(|b| b.u32(4, 30_000).attr(7, &[0]).attr(23, &[0]));
+    let data = nested(|b| b.u32(4, ageing).u32(5, stp).attr(7, &[0]).attr(23, &[0]));
     let info = nested(|b| b.attr(1, b"bridge\0").attr(2, &data));
     let name = format!("br{i}\0");
     Builder::new(16, 0, &head).attr(3, name.as_bytes()).attr(1, &mac(i).0).u32(4, 1500).attr(18, &info).done()
@@ -231,5 +235,23 @@ fn a_check_looks_at_learned_stations() {
         // Put right.
         lab.chip.apply(&Op::Set(Record::Fdb(key(BR, 90), BridgePortId(11)))).unwrap();
         assert_eq!(lab.ask(Request::Check)["equal"], what.starts_with("the chip"), "{what}");
+    }
+}
+
+#[test]
+fn a_topology_change_shortens_ageing_without_a_word() {
+    let mut lab = built(profile());
+    let ageing = |lab: &Lab| -> Vec<u32> {
+        let of = |r| if let Record::Fid(_, e) = r { Some(e.ageing) } else { None };
+        lab.table(TableId::Fid).into_iter().filter_map(of).collect()
+    };
+    for (stp, silent, is) in [(1, 3_000, 30_000), (0, 2_000, 300_000)] {
+        lab.set_link(bridge_with(BR, 30_000, stp));
+        lab.settle();
+        // Not a word of it.
+        lab.kernel.objects.retain(|m| m[4] != 16 || m[20..24] != BR.to_ne_bytes());
+        lab.kernel.objects.push(bridge_with(BR, silent, stp));
+        lab.settle();
+        assert_eq!(ageing(&lab), [is], "stp {stp}");
     }
 }

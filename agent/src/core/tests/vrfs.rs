@@ -39,7 +39,7 @@ fn onlink(table: u8, third: u8, dev: u32) -> Vec<u8> {
 }
 
 impl Lab {
-    fn set_link(&mut self, m: Vec<u8>) {
+    pub(super) fn set_link(&mut self, m: Vec<u8>) {
         self.kernel.objects.retain(|o| o[4] != 16 || o[20..24] != m[20..24]);
         self.kernel.objects.push(m.clone());
         self.news(m);
