@@ -36,23 +36,11 @@ fn checked(
     way: &mut Way,
     note: &mut impl Note,
 ) -> Result<Verdict, Verdict> {
-    let hop = dst.hop();
     note.note(|| Raw::Destination(dst));
-    // To the switch itself, whatever else may be said of it.
-    if let Hop::Trap(c @ (TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) = hop {
-        return trap(c, note);
-    }
-    if h.special {
-        return trap(TrapClass::Special, note);
-    }
-    if !h.enabled {
-        return trap(TrapClass::NotForwarding, note);
-    }
-    if let Some(c) = h.ruled {
-        return trap(c, note);
-    }
-    if let Hop::Trap(c) = hop {
-        return trap(c, note);
+    if h.odd() | !dst.forwards()
+        && let Some(class) = kernels(h, dst.hop())
+    {
+        return trap(class, note);
     }
     // The kernel has no source check for IPv6.
     if h.family == super::Family::V4 {
@@ -64,15 +52,32 @@ fn checked(
     if h.ttl <= 1 {
         return trap(TrapClass::Ttl, note);
     }
-    let out = resolve(t, h, (dst, hop), buf, way, note)?;
+    let out = resolve(t, h, dst, buf, way, note)?;
     let (grown, len) = rewrite::packet(h, &out, buf);
     note.note(|| Raw::Forward(out.port));
     Ok(Verdict::Forward { port: out.port, grown, len })
 }
 
+/// The class that a packet is trapped by whatever its source is, if it is.
+#[cold]
+fn kernels(h: &Head, hop: Hop) -> Option<TrapClass> {
+    match hop {
+        // To the switch itself, whatever else may be said of it.
+        Hop::Trap(c @ (TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) => Some(c),
+        _ if h.special => Some(TrapClass::Special),
+        _ if !h.enabled => Some(TrapClass::NotForwarding),
+        _ if h.ruled.is_some() => h.ruled,
+        Hop::Trap(c) => Some(c),
+        Hop::Group(_) | Hop::Connected(_) | Hop::Drop(_) => None,
+    }
+}
+
 /// Whether an IPv4 source passes (`rp_filter`; `fib_validate_source` in the kernel).
 #[inline(always)]
 fn source(t: &Tables, h: &Head, src: Leaf) -> bool {
+    if h.urpf == Urpf::Off && src.forwards() {
+        return true;
+    }
     match (h.urpf, src.hop()) {
         // An address of the switch, or none that a host can have; or one of them may have found no room below this prefix.
         (_, Hop::Trap(TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast | TrapClass::NoRoom)) => false,

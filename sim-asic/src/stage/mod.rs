@@ -212,11 +212,15 @@ fn entry(
     ingress: &mut Ingress,
     buf: &mut [u8],
     copies: &mut Vec<Copy>,
+    head: &mut Head,
     note: &mut impl Note,
-) -> Result<Head, Verdict> {
+) -> Result<(), Verdict> {
     match &ingress.bridge {
-        Bridge::No => parse::frame(t, ingress, buf, note),
-        Bridge::Port(came) => bridge::frame(t, came, buf, copies, note),
+        Bridge::No => parse::frame(t, ingress, buf, head, note),
+        Bridge::Port(came) => {
+            *head = bridge::frame(t, came, buf, copies, note)?;
+            Ok(())
+        }
         Bridge::Unclear => trap(TrapClass::Dangling, note),
     }
 }
@@ -299,9 +303,10 @@ impl Pipeline {
 pub(crate) fn explain(t: &Tables, reader: &Reader, port: PortId, frame: &mut Vec<u8>, steps: &mut Vec<Raw>) -> Verdict {
     let _pin = reader.pin();
     let mut buf = with_room(frame);
-    let v = match entry(t, &mut Ingress::of(t, port), &mut buf, &mut Vec::new(), steps) {
+    let mut h = Head::default();
+    let v = match entry(t, &mut Ingress::of(t, port), &mut buf, &mut Vec::new(), &mut h, steps) {
         Err(v) => v,
-        Ok(mut h) => {
+        Ok(()) => {
             if let Some(lists) = t.rules.get() {
                 select::select(&lists, &mut h, &buf, steps);
             }
@@ -334,30 +339,30 @@ fn chunk_verdicts(
         if p.port != ingress.port {
             ingress = Ingress::of(t, p.port);
         }
-        match entry(t, &mut ingress, p.buf, copies, &mut ()) {
+        match entry(t, &mut ingress, p.buf, copies, h, &mut ()) {
             Err(v) => p.verdict = v,
-            Ok(mut head) => {
+            Ok(()) => {
                 if let Some(lists) = &rules {
-                    select::select(lists, &mut head, p.buf, &mut ());
+                    select::select(lists, h, p.buf, &mut ());
                 }
-                match head.family {
+                match h.family {
                     Family::V4 => {
-                        dst[i] = t.routes4.start(head.to, head.dst4);
-                        src[i] = t.routes4.start(head.vrf, head.src4);
+                        dst[i] = t.routes4.start(h.to, h.dst4);
+                        src[i] = t.routes4.start(h.vrf, h.src4);
                     }
-                    Family::V6 => dst[i] = t.routes6.start(head.to, parse::dst6(&head, p.buf)),
+                    Family::V6 => dst[i] = t.routes6.start(h.to, parse::dst6(h, p.buf)),
                 }
                 // Without a branch that no one could foretell.
-                let six = usize::from(head.family == Family::V6);
+                let six = usize::from(h.family == Family::V6);
                 todo4[n4] = i as u8;
                 todo6[n6] = i as u8;
                 n4 += 1 - six;
                 n6 += six;
-                *h = head;
             }
         }
     }
-    let mut sample = None;
+    // The last frame that was forwarded.
+    let mut last = None;
     let mut way = Way::default();
     for &i in &todo4[..n4] {
         let i = usize::from(i);
@@ -366,9 +371,10 @@ fn chunk_verdicts(
         let s = t.routes4.finish(h.vrf, h.src4, src[i]);
         chunk[i].verdict = decide::forward(t, h, d, s, chunk[i].buf, &mut way, &mut ());
         if matches!(chunk[i].verdict, Verdict::Forward { .. }) {
-            sample = Some((TableId::Route4, h.to, u128::from(h.dst4)));
+            last = Some(i);
         }
     }
+    let sample = last.map(|i| (TableId::Route4, heads[i].to, u128::from(heads[i].dst4)));
     if n6 == 0 {
         return sample;
     }
@@ -396,17 +402,17 @@ fn chunk_verdicts(
             break;
         }
     }
-    way = Way::default();
+    (last, way) = (None, Way::default());
     for &i in todo6 {
         let i = usize::from(i);
         let h = &heads[i];
         let d = t.routes6.end(h.to, || parse::dst6(h, chunk[i].buf), dst[i]);
         chunk[i].verdict = decide::forward(t, h, d, Leaf::NONE, chunk[i].buf, &mut way, &mut ());
-        if matches!(chunk[i].verdict, Verdict::Forward { .. }) && sample.is_none() {
-            sample = Some((TableId::Route6, h.to, parse::dst6(h, chunk[i].buf)));
+        if matches!(chunk[i].verdict, Verdict::Forward { .. }) {
+            last = Some(i);
         }
     }
-    sample
+    sample.or_else(|| last.map(|i| (TableId::Route6, heads[i].to, parse::dst6(&heads[i], chunk[i].buf))))
 }
 
 /// A verdict that gives the frame to the kernel.

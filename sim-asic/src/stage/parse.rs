@@ -13,6 +13,8 @@ use crate::trace::{Note, Raw};
 /// Length of an Ethernet header without tags.
 pub(crate) const ETH: usize = 14;
 const IP4: usize = 20;
+/// Version 4, and a header without options.
+const PLAIN4: u8 = 0x45;
 const IP6: usize = 40;
 
 const ETHERTYPE_IP4: u16 = 0x0800;
@@ -59,6 +61,14 @@ pub(crate) struct Head {
     pub(crate) dst4: u32,
 }
 
+impl Head {
+    /// Whether anything is said of it that may trap it, wherever it goes.
+    #[inline(always)]
+    pub(super) fn odd(&self) -> bool {
+        self.special | !self.enabled | self.ruled.is_some()
+    }
+}
+
 pub(crate) fn be16(b: &[u8], at: usize) -> u16 {
     b.get(at..at + 2).map_or(0, |s| u16::from_be_bytes([s[0], s[1]]))
 }
@@ -83,28 +93,54 @@ pub(crate) fn dst6(h: &Head, buf: &[u8]) -> u128 {
     be128(buf, h.at as usize + 24)
 }
 
-/// Parse and check a frame that came in by a port.
+/// Parse and check a frame that came in by a port. What is found is written where it is kept, once.
 #[inline(always)]
-pub(super) fn frame(t: &Tables, ingress: &mut Ingress, buf: &[u8], note: &mut impl Note) -> Result<Head, Verdict> {
+pub(super) fn frame(
+    t: &Tables,
+    ingress: &mut Ingress,
+    buf: &[u8],
+    head: &mut Head,
+    note: &mut impl Note,
+) -> Result<(), Verdict> {
     let Some((front, ip)) = buf.split_at_checked(ROOM + ETH) else { return drop(DropReason::Runt, note) };
     let eth = &front[ROOM..];
     if ETH + ip.len() > t.frame {
         return drop(DropReason::Giant, note);
     }
     let ethertype = be16(eth, 12);
-    if is_tag(ethertype) {
-        return tagged(t, ingress, &buf[ROOM..], note);
+    if ethertype != ETHERTYPE_IP4 {
+        if ethertype != ETHERTYPE_IP6 {
+            return other(t, ingress, &buf[ROOM..], ethertype, head, note);
+        }
+        solicitation(ethertype, ip, note)?;
     }
-    solicitation(ethertype, ip, note)?;
     let Some((index, rif)) = &ingress.rif else { return trap(TrapClass::NoRif, note) };
     note.note(|| Raw::Ingress(*index));
-    if ethertype != ETHERTYPE_IP4 && ethertype != ETHERTYPE_IP6 {
-        return trap(TrapClass::Protocol, note);
-    }
     if eth[..6] != rif.mac {
-        return beside(t, ingress, eth, ethertype, ip, note);
+        return beside(t, ingress, eth, ethertype, ip, head, note);
     }
-    packet(eth, ethertype, ip, ETH, (*index, rif), note)
+    *head = packet(eth, ethertype, ip, ETH, (*index, rif), note)?;
+    Ok(())
+}
+
+/// A frame that is tagged, or not of IP.
+#[inline(never)]
+fn other(
+    t: &Tables,
+    ingress: &mut Ingress,
+    frame: &[u8],
+    ethertype: u16,
+    head: &mut Head,
+    note: &mut impl Note,
+) -> Result<(), Verdict> {
+    if is_tag(ethertype) {
+        *head = tagged(t, ingress, frame, note)?;
+        return Ok(());
+    }
+    solicitation(ethertype, &[], note)?;
+    let Some((index, _)) = &ingress.rif else { return trap(TrapClass::NoRif, note) };
+    note.note(|| Raw::Ingress(*index));
+    trap(TrapClass::Protocol, note)
 }
 
 /// A frame to another MAC than that of the port's first interface.
@@ -115,13 +151,15 @@ fn beside(
     eth: &[u8],
     ethertype: u16,
     ip: &[u8],
+    head: &mut Head,
     note: &mut impl Note,
-) -> Result<Head, Verdict> {
+) -> Result<(), Verdict> {
     let Some((index, rif)) = ingress.other(t, TagWord::default(), mac(eth)) else {
         return stranger(eth, TrapClass::OtherMac, note);
     };
     note.note(|| Raw::Ingress(index));
-    packet(eth, ethertype, ip, ETH, (index, &rif), note)
+    *head = packet(eth, ethertype, ip, ETH, (index, &rif), note)?;
+    Ok(())
 }
 
 pub(super) fn is_tag(ethertype: u16) -> bool {
@@ -160,7 +198,6 @@ pub(super) fn stranger<T>(eth: &[u8], unicast: TrapClass, note: &mut impl Note) 
 }
 
 /// A frame whose EtherType is that of a tag.
-#[inline(never)]
 fn tagged(t: &Tables, ingress: &mut Ingress, frame: &[u8], note: &mut impl Note) -> Result<Head, Verdict> {
     let (mut tags, mut at) = (TagWord::default(), ETH);
     loop {
@@ -231,31 +268,20 @@ fn drop<T>(why: DropReason, note: &mut impl Note) -> Result<T, Verdict> {
     Err(Verdict::Drop(why))
 }
 
-/// Ones' complement sum of whole 32-bit words, in memory order (RFC 1071).
+/// Whether a header's checksum is right (RFC 1071). Its ones' complement sum is 0xffff where that divides the sum of its words, in whatever
+/// order and of 32 bits as well as of 16; a header is never all zero.
 #[inline(always)]
-fn sum(header: &[u8]) -> u16 {
+fn sound(header: &[u8]) -> bool {
     let (words, _) = header.as_chunks::<4>();
-    let s = words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum::<u64>();
-    let s = (s >> 32) + (s & 0xffff_ffff);
-    let s = (s >> 16) + (s & 0xffff);
-    let s = (s >> 16) + (s & 0xffff);
-    ((s >> 16) + (s & 0xffff)) as u16
+    words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum::<u64>().is_multiple_of(0xffff)
 }
 
 #[inline(always)]
 fn ip4(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict> {
     let Some(fixed) = ip.first_chunk::<IP4>() else { return trap(TrapClass::Malformed, note) };
-    let header = usize::from(fixed[0] & 15) * 4;
     let total = usize::from(u16::from_be_bytes([fixed[2], fixed[3]]));
-    if fixed[0] >> 4 != 4 || header < IP4 || total < header || total > ip.len() {
-        return trap(TrapClass::Malformed, note);
-    }
-    if header > IP4 {
-        let good = ip.get(..header).is_some_and(|h| sum(h) == 0xffff);
-        return trap(if good { TrapClass::Options } else { TrapClass::Malformed }, note);
-    }
-    if sum(fixed) != 0xffff {
-        return trap(TrapClass::Malformed, note);
+    if fixed[0] != PLAIN4 || total < IP4 || total > ip.len() || !sound(fixed) {
+        return trap(if options(ip) { TrapClass::Options } else { TrapClass::Malformed }, note);
     }
     head.ttl = fixed[8];
     head.len = total as u32;
@@ -263,15 +289,44 @@ fn ip4(ip: &[u8], mut head: Head, note: &mut impl Note) -> Result<Head, Verdict>
     head.dst4 = be32(fixed, 16);
     note.note(|| Raw::Ip4 { src: head.src4.into(), dst: head.dst4.into(), ttl: head.ttl, len: head.len });
     let (src, dst) = (head.src4, head.dst4);
-    // Source 0/8 and 127/8, multicast, limited broadcast. The kernel forwards 240/4 and 169.254/16, and so do we.
-    head.special = matches!(dst >> 24, 0 | 127) || matches!(src >> 24, 0 | 127 | 224..=239) || src == u32::MAX;
-    if dst >> 28 == 14 {
-        return trap(TrapClass::Multicast, note);
+    if dst >> 29 == 7 {
+        if dst >> 28 == 14 {
+            return trap(TrapClass::Multicast, note);
+        }
+        if dst == u32::MAX {
+            return trap(TrapClass::Broadcast, note);
+        }
     }
-    if dst == u32::MAX {
-        return trap(TrapClass::Broadcast, note);
-    }
+    head.special = special4(src) | special4(dst) | (src == u32::MAX);
     Ok(head)
+}
+
+/// 0/8, 127/8, multicast. The kernel forwards 240/4 and 169.254/16, and so do we.
+#[inline(always)]
+fn special4(a: u32) -> bool {
+    const FIRST: [bool; 256] = {
+        let mut first = [false; 256];
+        first[0] = true;
+        first[127] = true;
+        let mut n = 224;
+        while n < 240 {
+            first[n] = true;
+            n += 1;
+        }
+        first
+    };
+    FIRST[(a >> 24) as usize]
+}
+
+/// Whether it is a good header with options, of a packet that is all there.
+#[cold]
+fn options(ip: &[u8]) -> bool {
+    let header = ip.first().map_or(0, |b| usize::from(b & 15) * 4);
+    let total = usize::from(be16(ip, 2));
+    ip.first().is_some_and(|b| b >> 4 == 4)
+        && header > IP4
+        && (header..=ip.len()).contains(&total)
+        && ip.get(..header).is_some_and(sound)
 }
 
 /// Neither source nor destination of what is forwarded: unspecified, loopback, link-local, IPv4-mapped (RFC 4291).

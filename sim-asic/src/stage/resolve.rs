@@ -8,15 +8,16 @@ use super::{Verdict, hash, trap};
 use crate::table::group::{Choice, Next};
 use crate::table::neigh::Neighs;
 use crate::table::takers::TagWord;
-use crate::table::{Egress, Hop, Leaf, Tables};
+use crate::table::{Egress, Hop, Leaf, Tables, word_mac};
 use crate::trace::{Note, Raw};
 
 /// How a packet leaves.
 #[derive(Debug)]
 pub(super) struct Out {
     pub(super) port: PortId,
-    pub(super) src: [u8; 6],
-    pub(super) dst: [u8; 6],
+    /// MACs in the low 48 bits: bytes one by one would cost a frame several times as much.
+    pub(super) src: u64,
+    pub(super) dst: u64,
     pub(super) tags: TagWord,
 }
 
@@ -37,19 +38,19 @@ pub(super) struct Way {
 struct Adjacency {
     index: u32,
     rif: Egress,
-    mac: Option<[u8; 6]>,
+    mac: Option<u64>,
 }
 
 #[inline(always)]
 pub(super) fn resolve(
     t: &Tables,
     h: &Head,
-    (leaf, hop): (Leaf, Hop),
+    leaf: Leaf,
     buf: &[u8],
     way: &mut Way,
     note: &mut impl Note,
 ) -> Result<Out, Verdict> {
-    match hop {
+    match leaf.hop() {
         Hop::Trap(c) => trap(c, note),
         Hop::Drop(d) => dropped(d, note),
         Hop::Connected(rif) => connected(t, h, (rif, u32::MAX), buf, note),
@@ -131,7 +132,7 @@ fn out(
     missing: TrapClass,
     note: &mut impl Note,
 ) -> Result<Out, Verdict> {
-    note.note(|| Raw::Adjacency { rif: a.index, mac: a.mac });
+    note.note(|| Raw::Adjacency { rif: a.index, mac: a.mac.map(word_mac) });
     let Some(mac) = a.mac else { return trap(missing, note) };
     if !a.rif.open() {
         return trap(TrapClass::EgressClosed, note);
@@ -144,13 +145,17 @@ fn out(
         return trap(TrapClass::Mtu, note);
     }
     if !t.link(a.rif.port()) {
-        if let Some(fid) = a.rif.fid() {
-            let (port, tags) = super::bridge::egress(t, fid, mac, h.len, note)?;
-            return Ok(Out { port, src: a.rif.mac(), dst: mac, tags });
-        }
-        return trap(TrapClass::PortDown, note);
+        return elsewhere(t, h.len, a.rif, mac, note);
     }
     Ok(Out { port: a.rif.port(), src: a.rif.mac(), dst: mac, tags: a.rif.tags() })
+}
+
+/// By an interface on a FID, which is none of a port with link.
+#[cold]
+fn elsewhere(t: &Tables, len: u32, rif: Egress, mac: u64, note: &mut impl Note) -> Result<Out, Verdict> {
+    let Some(fid) = rif.fid() else { return trap(TrapClass::PortDown, note) };
+    let (port, tags) = super::bridge::egress(t, fid, word_mac(mac), len, note)?;
+    Ok(Out { port, src: rif.mac(), dst: mac, tags })
 }
 
 /// Whether any member of a group leads to a neighbour through an interface that `wanted` takes.

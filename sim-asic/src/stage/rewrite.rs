@@ -9,8 +9,7 @@ use crate::table::takers::TagWord;
 /// before the IP packet, and what is put in front of it ends there.
 #[inline(always)]
 pub(super) fn packet(h: &Head, out: &Out, buf: &mut [u8]) -> (i8, u32) {
-    let head = ETH + 4 * out.tags.count();
-    let sent = ((ROOM + head) as i8 - h.at as i8, head as u32 + h.len);
+    let sent = ((ROOM + ETH) as i8 - h.at as i8, ETH as u32 + h.len);
     // As of an Ethernet header without tags.
     let Some(frame) = buf.get_mut((h.at as usize).saturating_sub(ETH)..) else { return sent };
     match h.family {
@@ -29,14 +28,17 @@ pub(super) fn packet(h: &Head, out: &Out, buf: &mut [u8]) -> (i8, u32) {
     }
     if out.tags != TagWord::default() {
         push(h, out, buf);
+        let grown = 4 * out.tags.count();
+        return (sent.0 + grown as i8, sent.1 + grown as u32);
     }
     sent
 }
 
+/// Both MACs, in the first 12 bytes.
 #[inline(always)]
 fn macs(frame: &mut [u8], out: &Out) {
-    frame[..6].copy_from_slice(&out.dst);
-    frame[6..12].copy_from_slice(&out.src);
+    frame[..8].copy_from_slice(&(out.dst << 16 | out.src >> 32 & 0xffff).to_be_bytes());
+    frame[8..12].copy_from_slice(&(out.src as u32).to_be_bytes());
 }
 
 /// MACs and tags, in front of an EtherType and a packet.
@@ -72,7 +74,7 @@ mod tests {
 
     #[test]
     fn every_checksum_stays_right() {
-        let out = Out { port: hal::PortId(0), src: [2; 6], dst: [4; 6], tags: TagWord::default() };
+        let out = Out { port: hal::PortId(0), src: 0x0202_0202_0202, dst: 0x0404_0404_0404, tags: TagWord::default() };
         for id in 0..=u16::MAX {
             for ttl in [2u8, 3, 64, 255] {
                 let mut buf = [0; ROOM + 34];

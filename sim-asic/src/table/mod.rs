@@ -67,6 +67,11 @@ impl Leaf {
     pub(crate) fn len(self) -> u8 {
         self.0 as u8
     }
+    /// Whether there is a route, and it doesn't trap.
+    #[inline(always)]
+    pub(crate) fn forwards(self) -> bool {
+        !matches!(self.0 >> 28 & 7, 0 | 3)
+    }
     /// The verdict; no route traps.
     #[inline(always)]
     pub(crate) fn hop(self) -> Hop {
@@ -183,9 +188,10 @@ impl Egress {
     pub(crate) fn same4(&self) -> bool {
         self.0[0] & Rif::SAME4 != 0
     }
+    /// Its MAC, in the low 48 bits.
     #[inline(always)]
-    pub(crate) fn mac(&self) -> [u8; 6] {
-        word_mac(self.0[0])
+    pub(crate) fn mac(&self) -> u64 {
+        self.0[0]
     }
     #[inline(always)]
     pub(crate) fn mtu4(&self) -> u32 {
@@ -351,7 +357,8 @@ mod tests {
         };
         assert_eq!(Rif::from_words(r.words()), Some(r));
         let e = Egress(r.words());
-        assert_eq!((e.open(), e.mac(), e.mtu4(), e.mtu6(), e.port()), (true, r.mac, 1500, u32::MAX, PortId(7)));
+        assert_eq!((e.open(), word_mac(e.mac())), (true, r.mac));
+        assert_eq!((e.mtu4(), e.mtu6(), e.port()), (1500, u32::MAX, PortId(7)));
         assert_eq!(e.tags(), r.tags);
         let nowhere = Rif { vrf: vrfs::NOWHERE, ..r };
         assert_eq!(Rif::from_words(nowhere.words()), Some(nowhere));
