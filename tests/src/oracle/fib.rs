@@ -80,6 +80,8 @@ pub struct Snapshot {
     neighbours: Vec<Neighbour>,
     devices: BTreeMap<String, Device>,
     use_neigh: bool,
+    /// Whether a group of next-hop objects takes a failed member that no good one follows: before Linux 6.6 (`nexthop_select_path_hthr`).
+    ahead: bool,
     /// Prefixes of scope host, own addresses among them, now or earlier.
     narrow: Vec<(IpAddr, u8)>,
     /// The hash policies of IPv4 and IPv6.
@@ -222,6 +224,9 @@ impl Snapshot {
             s.neighbours.push(Neighbour { port: port(&n), addr, mac, stated, permanent });
         }
         s.use_neigh = run("sysctl -n net.ipv4.fib_multipath_use_neigh")?.text.trim() == "1";
+        let release = run("sysctl -n kernel.osrelease")?.text;
+        let number = |n: usize| release.split(|c: char| !c.is_ascii_digit()).nth(n)?.parse::<u32>().ok();
+        s.ahead = number(0).zip(number(1)).is_some_and(|r| r < (6, 6));
         for (policy, family) in s.policies.iter_mut().zip(["ipv4", "ipv6"]) {
             let said = run(&format!("sysctl -n net.{family}.fib_multipath_hash_policy"))?;
             policy.number = said.text.trim().parse().with_context(|| said.text.clone())?;
@@ -377,10 +382,13 @@ impl Snapshot {
             })
             .collect();
         // In groups of next-hop objects, and with fib_multipath_use_neigh, the kernel passes over members that have failed, while
-        // there are others. One that the scenario has not stated may have failed during the step, by a packet that took it.
+        // there are others (behind them, where it only looks ahead). One that the scenario has not stated may have failed during the step, by a packet that took it.
         let bad = |(_, h): &(&Member, &Hop)| self.neighbour(h.port, h.via.unwrap_or(d)).is_some_and(|n| n.stated);
         if best.object || self.use_neigh && d.is_ipv4() {
-            let good: Vec<Member> = all.iter().zip(&hops).filter(|x| !bad(x)).map(|(m, _)| m.clone()).collect();
+            let pairs: Vec<_> = all.iter().zip(&hops).collect();
+            let last = |n| best.object && self.ahead && pairs[n..].iter().all(bad);
+            let good = pairs.iter().enumerate().filter(|(n, x)| !bad(x) || last(*n));
+            let good: Vec<Member> = good.map(|(_, (m, _))| (*m).clone()).collect();
             if !good.is_empty() && good.len() < all.len() {
                 // Doubled when alone, so that it still counts as a choice that was made.
                 return if good.len() == 1 { [good.clone(), good].concat() } else { good };
