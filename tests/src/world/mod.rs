@@ -12,7 +12,7 @@ pub mod netns;
 pub mod socket;
 mod virga;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::process::Command;
@@ -37,6 +37,9 @@ const AGAIN: Duration = Duration::from_millis(100);
 
 /// A macvlan that has not had a sentinel in this time is one that something in the scenario keeps them from.
 const DEAF: Duration = Duration::from_secs(2);
+
+/// Who asks more often in one go does not hear the answer.
+const ANSWERS: u32 = 8;
 
 /// An IPv6 address that is tentative for longer, on a device without link, stays so until that is up.
 const KEPT: Duration = Duration::from_secs(1);
@@ -88,7 +91,11 @@ pub struct World {
     all: Packets,
     /// Macvlans that a sentinel did not reach since the last change: something keeps it from them.
     deaf: BTreeSet<u32>,
+    /// Devices that have the harness's settings for neighbours.
+    prepared: BTreeSet<u32>,
     answers: Vec<(usize, IpAddr, Mac)>,
+    /// How often each of them was given since the world last came to rest.
+    answered: BTreeMap<(usize, IpAddr), u32>,
     groups: Groups,
     round: u32,
 }
@@ -124,16 +131,6 @@ const SYSCTLS: &[(&str, &str)] = &[
     // Redirects are limited by time and peer; scenarios about them switch them on.
     ("ipv4/conf/all/send_redirects", "0"),
     ("ipv4/conf/default/send_redirects", "0"),
-];
-
-/// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon, and
-/// proxy answers, which else wait for a random time, come at once.
-const NEIGH: &[(&str, &str)] = &[
-    ("retrans_time_ms", "100"),
-    ("mcast_solicit", "1"),
-    ("proxy_delay", "0"),
-    // One that was heard of stays in use, however long a step takes: else it would be given up after seconds.
-    ("delay_first_probe_time", "3600"),
 ];
 
 fn sysctl(path: &str, value: &str) -> io::Result<()> {
@@ -182,18 +179,7 @@ impl World {
             Kind::Virga => Some(virga::Virga::start(n, ports, &sw, &wire, programs, true)?),
             Kind::Punt => Some(virga::Virga::start(n, ports, &sw, &wire, programs, false)?),
         };
-        sw.enter(|| -> Result<()> {
-            for p in 1..=ports {
-                netns::offloads_off(&format!("swp{p}"))?;
-                for (k, v) in NEIGH {
-                    for f in ["ipv4", "ipv6"] {
-                        let path = format!("net/{f}/neigh/swp{p}/{k}");
-                        sysctl(&path, v).with_context(|| path.clone())?;
-                    }
-                }
-            }
-            Ok(())
-        })??;
+        sw.enter(|| -> Result<()> { (1..=ports).try_for_each(|p| netns::offloads_off(&format!("swp{p}"))) })??;
         let wires = wire.enter(|| -> Result<Vec<Packets>> {
             (1..=ports)
                 .map(|p| {
@@ -219,7 +205,9 @@ impl World {
             ports,
             all,
             deaf: BTreeSet::new(),
+            prepared: BTreeSet::new(),
             answers: Vec::new(),
+            answered: BTreeMap::new(),
             groups: Groups::new(),
             round: 0,
         };
@@ -354,6 +342,8 @@ impl World {
     /// It does not come to be.
     pub fn settle(&mut self) -> Result<()> {
         self.deaf.clear();
+        let prepared = &mut self.prepared;
+        self.sw.enter(|| neigh::prepare(prepared))??;
         self.carriers()?;
         self.addresses()?;
         self.quiesce()?;
@@ -466,6 +456,7 @@ impl World {
     pub fn quiesce(&mut self) -> Result<()> {
         let until = Instant::now() + PATIENCE;
         let mut quiet = 0;
+        self.answered.clear();
         let (mut due, mut waited) = (false, false);
         loop {
             let before = self.captured();
@@ -498,7 +489,8 @@ impl World {
                 );
             }
             if Instant::now() > until {
-                bail!("the world does not come to rest: {resolving} neighbours are being resolved");
+                let who = self.run("ip neigh show nud incomplete")?.text;
+                bail!("the world does not come to rest: {resolving} neighbours are being resolved\n{who}");
             }
         }
     }
@@ -624,8 +616,13 @@ impl World {
                     && let Some((_, _, mac)) = self.answers.iter().find(|(p, a, _)| *p == n && *a == target)
                     && let Some(answer) = answer(&f, n, target, *mac)
                 {
-                    // A wire that is down has no one to answer.
-                    let _ = port.wire.send(&answer);
+                    // One that never reaches who asked (the port is a bridge's) can raise the question anew for ever.
+                    let times = self.answered.entry((n, target)).or_default();
+                    *times += 1;
+                    if *times <= ANSWERS {
+                        // A wire that is down has no one to answer.
+                        let _ = port.wire.send(&answer);
+                    }
                 }
                 self.groups.extend(frame::groups(&f).into_iter().map(|g| (n, g)));
                 match frame::network(&f) {

@@ -1,9 +1,11 @@
 //! Asks the kernel what it is still busy with: neighbours being resolved, addresses not usable yet. Only that: everything else
-//! is asked with `ip -j`.
+//! is asked with `ip -j`. And has it be busy for no longer than it must.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 
 use super::netlink::{attr, dump, socket};
+use super::netns;
 
 const RTM_NEWNEIGH: u16 = 28;
 const RTM_GETNEIGH: u16 = 30;
@@ -18,6 +20,38 @@ const NTF_EXT_MANAGED: u8 = 1;
 const NTF_EXT_LEARNED: u8 = 0x10;
 const RTM_DELNEIGH: u16 = 29;
 const IFA_F_TENTATIVE: u8 = 0x40;
+
+/// Set per device, which does not inherit them in a namespace other than the first: resolution that fails does so soon, and
+/// proxy answers, which else wait for a random time, come at once.
+const NEIGH: &[(&str, &str)] = &[
+    ("retrans_time_ms", "100"),
+    ("mcast_solicit", "1"),
+    ("proxy_delay", "0"),
+    // One that was heard of stays in use, however long a step takes: else it would be given up after seconds.
+    ("delay_first_probe_time", "3600"),
+];
+
+/// Gives the devices of the calling thread's namespace these settings, once each.
+///
+/// # Errors
+/// A setting is not taken.
+pub fn prepare(prepared: &mut BTreeSet<u32>) -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/sys/net/ipv4/neigh")? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        let Some(i) = netns::index(&name).filter(|i| !prepared.contains(i)) else { continue };
+        for (k, v) in NEIGH {
+            for f in ["ipv4", "ipv6"] {
+                match super::sysctl(&format!("net/{f}/neigh/{name}/{k}"), v) {
+                    // Below an MTU of 1,280 a device has no IPv6.
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
+            }
+        }
+        prepared.insert(i);
+    }
+    Ok(())
+}
 
 /// Neighbours of the calling thread's namespace that the kernel is busy with.
 #[derive(Clone, Copy, Default, Debug)]
