@@ -153,7 +153,7 @@ fn left_out<F: MirrorFamily>(fresh: &Facts<'_>, live: &Facts<'_>, vrf: VrfId, p:
     let several = |a: &Alias| matches!(fresh.mirror.nhset(a.nh), NhSet::Inline(h) if h.len() > 1);
     F::BITS == 128
         && compile::route::route(live, vrf, p)
-            .is_some_and(|d| matches!(d.why, Some(Why::SameMetric | Why::Hidden | Why::Metrics)))
+            .is_some_and(|d| matches!(d.why, Some(Why::SameMetric | Why::Hidden | Why::Metrics | Why::Pref)))
         && live.vrfs.tables::<F>(vrf).iter().any(|t| fresh.mirror.aliases::<F>(*t, p).iter().any(several))
 }
 
