@@ -96,12 +96,15 @@ fn first_exchange(w: &World) -> Result<()> {
 fn killed_agent_loses_no_packet() -> Result<()> {
     let w = world()?;
     first_exchange(&w)?;
+    let (h1, h2, h3) = (w.host(1), w.host(2), w.host(3));
+    // The switch asks for whom it answers: that is to be over.
+    wait_for("the switch's answer", LIMIT, || poke(h3, h3.gateway4()).ok()?.then_some(()))?;
+    settle(&w)?;
     let before = tables(&w)?;
-    let (h1, h2) = (w.host(1), w.host(2));
     // Fast path and slow path: the second one is answered by the switch's own kernel.
     let mut fast = flood(h1, h2.v4(), "-i 0.002 -c 2000 -W 2")?;
     let mut fast6 = flood(h1, h2.v6(), "-i 0.002 -c 2000 -W 2")?;
-    let mut slow = flood(w.host(3), w.host(3).gateway4(), "-i 0.005 -c 800 -W 2")?;
+    let mut slow = flood(h3, h3.gateway4(), "-i 0.005 -c 800 -W 2")?;
     // Moments that have nothing to do with each other, told by the packets themselves.
     let begun = net::received(h2)?;
     for packets in [20, 257, 640] {
