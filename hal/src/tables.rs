@@ -191,12 +191,16 @@ pub struct Rule<F: Family> {
     pub src: Prefix<F>,
     /// Its destination address.
     pub dst: Prefix<F>,
+    /// Its TOS byte (IPv6: traffic class), as far as the mask goes that stands behind it; `None`: any.
+    pub tos: Option<(u8, u8)>,
     /// Its protocol (IPv4 protocol, IPv6 next header); `None`: any.
     pub proto: Option<u8>,
     /// Its source port, from and to. A fragment has none, the first included.
     pub sport: Option<(u16, u16)>,
     /// Its destination port.
     pub dport: Option<(u16, u16)>,
+    /// Whose longest matching route has fewer bits than this is trapped; 0: whatever it has.
+    pub shortest: u8,
     /// What becomes of it.
     pub then: RuleAction,
 }
@@ -204,7 +208,8 @@ pub struct Rule<F: Family> {
 impl<F: Family> Rule<F> {
     /// One that every packet matches.
     pub fn all(then: RuleAction) -> Self {
-        Rule { iif: None, src: Prefix::all(), dst: Prefix::all(), proto: None, sport: None, dport: None, then }
+        let (src, dst) = (Prefix::all(), Prefix::all());
+        Rule { iif: None, src, dst, tos: None, proto: None, sport: None, dport: None, shortest: 0, then }
     }
 }
 

@@ -207,11 +207,12 @@ impl SimChip {
             },
             src: bits(r.src),
             dst: bits(r.dst),
+            tos: r.tos,
             proto: r.proto,
             sport: r.sport,
             dport: r.dport,
             act: match r.then {
-                RuleAction::Vrf(v) => Act::Root(self.vrfs.find(v)?),
+                RuleAction::Vrf(v) => Act::Root { root: self.vrfs.find(v)?, shortest: r.shortest },
                 RuleAction::Trap(c) => Act::Trap(c),
             },
         })

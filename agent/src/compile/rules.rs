@@ -119,9 +119,11 @@ fn express<F: MirrorFamily>(
         iif,
         src: prefix(r.from)?,
         dst: prefix(r.to)?,
+        tos: r.tos,
         proto: r.proto,
         sport: r.sport,
         dport: r.dport,
+        shortest: r.shortest,
         then,
     })
 }

@@ -259,12 +259,16 @@ pub struct Rule {
     pub marked: bool,
     /// Sources that it selects (`FRA_SRC`).
     pub from: Option<(IpAddr, u8)>,
+    /// TOS byte that it selects, and the mask that it is looked at through (`tos` of `struct fib_rule_hdr`, `FRA_DSCP`).
+    pub tos: Option<(u8, u8)>,
     /// `FRA_IP_PROTO`
     pub proto: Option<u8>,
     /// `FRA_SPORT_RANGE`
     pub sport: Option<(u16, u16)>,
     /// `FRA_DPORT_RANGE`
     pub dport: Option<(u16, u16)>,
+    /// Routes of fewer bits than this are as if they were not there (`FRA_SUPPRESS_PREFIXLEN` + 1; 0 for none).
+    pub shortest: u8,
     /// It selects by something else as well, or does more than its action says.
     pub other: bool,
     /// `FIB_RULE_IIF_DETACHED`, `FIB_RULE_OIF_DETACHED`: no device of the name is there. As decoded only: the kernel sets and clears

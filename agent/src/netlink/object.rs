@@ -311,10 +311,12 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         oif: None,
         marked: false,
         from: None,
+        tos: None,
         proto: None,
         sport: None,
         dport: None,
-        other: head[3] != 0 || flags & !2 != 0,
+        shortest: 0,
+        other: flags & !2 != 0,
         lost: (said & 8 != 0, said & 16 != 0),
         content: Vec::new(),
     };
@@ -322,6 +324,7 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
     r.content.extend_from_slice(&flags.to_ne_bytes());
     let mut parts: Vec<(u16, &[u8])> = Vec::new();
     let (mut mark, mut mask) = (0, u32::MAX);
+    let (mut dscp, mut dscp_mask) = (None, u8::MAX);
     for a in attrs {
         let a = a?;
         match a.kind {
@@ -334,9 +337,13 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
             22 => r.proto = Some(a.u8()?),
             23 => r.sport = Some(port_range(a.u32()?)),
             24 => r.dport = Some(port_range(a.u32()?)),
-            // FRA_PRIORITY, FRA_SUPPRESS_PREFIXLEN (below), FRA_TABLE, FRA_PAD, FRA_L3MDEV, FRA_PROTOCOL.
+            // FRA_PRIORITY, FRA_TABLE, FRA_PAD, FRA_L3MDEV, FRA_PROTOCOL.
             6 | 15 | 18 | 19 | 21 => {}
-            14 if a.u32()? == u32::MAX => {}
+            // FRA_SUPPRESS_PREFIXLEN: up to so many bits; -1 for none.
+            14 => r.shortest = a.u32()?.wrapping_add(1).min(u8::MAX.into()) as u8,
+            // FRA_DSCP, FRA_DSCP_MASK
+            25 => dscp = Some(a.u8()?),
+            30 => dscp_mask = a.u8()?,
             // FRA_SPORT_MASK, FRA_DPORT_MASK: of one port.
             28 | 29 if a.data == u16::MAX.to_ne_bytes() => {}
             _ => r.other = true,
@@ -357,7 +364,19 @@ pub fn rule(body: &[u8], unknown: &mut Unknowns) -> Result<Option<(u8, Rule)>, M
         }
         parts.push((a.kind, a.data));
     }
+    r.tos = match (dscp, head[3]) {
+        (Some(dscp), _) => Some(((dscp & dscp_mask) << 2, dscp_mask << 2)),
+        (None, 0) => None,
+        // Of IPv4's TOS the kernel looks at three bits (`fib_dscp_masked_match`), of IPv6's traffic class at the DSCP.
+        (None, tos) => Some((tos, if family == AF_INET { 0x1c } else { 0xfc })),
+    };
     r.marked = mark & mask != 0;
+    if r.invert && r.marked {
+        // No packet that is forwarded has a mark: all are what such a rule does not select.
+        (r.invert, r.marked) = (false, false);
+        (r.to, r.from, r.iif, r.oif) = (None, None, None, None);
+        (r.tos, r.proto, r.sport, r.dport) = (None, None, None, None);
+    }
     parts.sort_unstable();
     for (kind, data) in parts {
         r.content.extend_from_slice(&kind.to_ne_bytes());

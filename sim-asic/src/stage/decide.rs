@@ -38,7 +38,7 @@ fn checked(
 ) -> Result<Verdict, Verdict> {
     note.note(|| Raw::Destination(dst));
     if h.odd() | !dst.forwards()
-        && let Some(class) = kernels(h, dst.hop())
+        && let Some(class) = kernels(h, dst)
     {
         return trap(class, note);
     }
@@ -60,14 +60,16 @@ fn checked(
 
 /// The class that a packet is trapped by whatever its source is, if it is.
 #[cold]
-fn kernels(h: &Head, hop: Hop) -> Option<TrapClass> {
-    match hop {
+fn kernels(h: &Head, dst: Leaf) -> Option<TrapClass> {
+    match dst.hop() {
         // To the switch itself, whatever else may be said of it.
         Hop::Trap(c @ (TrapClass::ToUs | TrapClass::Broadcast | TrapClass::Multicast)) => Some(c),
         _ if h.special => Some(TrapClass::Special),
         _ if !h.enabled => Some(TrapClass::NotForwarding),
         _ if h.ruled.is_some() => h.ruled,
         Hop::Trap(c) => Some(c),
+        // The kernel goes on with the next rule.
+        _ if dst.len() < h.shortest => Some(TrapClass::NoRoute),
         Hop::Group(_) | Hop::Connected(_) | Hop::Drop(_) => None,
     }
 }

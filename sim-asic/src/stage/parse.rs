@@ -54,6 +54,8 @@ pub(crate) struct Head {
     pub(crate) to: u32,
     /// The class that a rule of policy routing traps it by.
     pub(crate) ruled: Option<TrapClass>,
+    /// Whose route has fewer bits than this is trapped, says a rule.
+    pub(crate) shortest: u8,
     /// Bytes of the IP packet; the frame holds all of them.
     pub(crate) len: u32,
     /// Addresses of an IPv4 packet.
@@ -65,7 +67,7 @@ impl Head {
     /// Whether anything is said of it that may trap it, wherever it goes.
     #[inline(always)]
     pub(super) fn odd(&self) -> bool {
-        self.special | !self.enabled | self.ruled.is_some()
+        self.special | !self.enabled | self.ruled.is_some() | (self.shortest != 0)
     }
 }
 

@@ -31,7 +31,11 @@ pub(super) fn select(lists: &Lists, h: &mut Head, buf: &[u8], note: &mut impl No
     };
     let mut deep = None;
     for (n, m) in list.iter().enumerate() {
-        if m.iif.is_some_and(|i| i != h.rif) || src & m.src.1 != m.src.0 || dst & m.dst.1 != m.dst.0 {
+        if m.iif.is_some_and(|i| i != h.rif)
+            || src & m.src.1 != m.src.0
+            || dst & m.dst.1 != m.dst.0
+            || m.tos.is_some_and(|(value, mask)| tos(h, buf) & mask != value)
+        {
             continue;
         }
         let act = if m.deep() {
@@ -46,10 +50,19 @@ pub(super) fn select(lists: &Lists, h: &mut Head, buf: &[u8], note: &mut impl No
         };
         note.note(|| Raw::Rule(n as u32));
         match act {
-            Act::Root(root) => h.to = root,
+            Act::Root { root, shortest } => (h.to, h.shortest) = (root, shortest),
             Act::Trap(c) => h.ruled = Some(c),
         }
         return;
+    }
+}
+
+/// TOS byte or traffic class.
+fn tos(h: &Head, buf: &[u8]) -> u8 {
+    let first = be16(buf, h.at as usize);
+    match h.family {
+        Family::V4 => first as u8,
+        Family::V6 => (first >> 4) as u8,
     }
 }
 

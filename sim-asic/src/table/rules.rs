@@ -11,8 +11,11 @@ use hal::TrapClass;
 /// What a rule does, with the tables' own indices.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Act {
-    /// Root of the virtual router that the destination is looked up in.
-    Root(u32),
+    /// The destination is looked up in the virtual router of that root; a route of fewer bits than `shortest` traps.
+    Root {
+        root: u32,
+        shortest: u8,
+    },
     Trap(TrapClass),
 }
 
@@ -24,6 +27,8 @@ pub(crate) struct Match {
     /// Address and mask.
     pub(crate) src: (u128, u128),
     pub(crate) dst: (u128, u128),
+    /// Value and mask of the byte.
+    pub(crate) tos: Option<(u8, u8)>,
     pub(crate) proto: Option<u8>,
     pub(crate) sport: Option<(u16, u16)>,
     pub(crate) dport: Option<(u16, u16)>,

@@ -99,3 +99,32 @@ fn too_many_are_refused_and_change_nothing() {
     assert!(matches!(b.chip.apply(&Op::Set(many)), Err(Reason::Unsupported(_))));
     assert_eq!(b.port(&udp4("10.0.0.2", "10.0.1.2")), 3);
 }
+
+#[test]
+fn tos_under_a_mask() {
+    fn rule<F: hal::Family>(tos: (u8, u8)) -> Rule<F> {
+        Rule { tos: Some(tos), ..elsewhere() }
+    }
+    for (tos, value, mask, to) in
+        [(0x10, 0x10, 0x1c, 3), (0x33, 0x10, 0x1c, 3), (0x14, 0x10, 0x1c, 1), (0x30, 0x10, 0xfc, 1)]
+    {
+        let mut b = bench(vec![rule((value, mask))], vec![rule((value, mask))]);
+        let four = edit4(udp4("10.0.0.2", "10.0.1.2"), 1, tos);
+        let mut six = udp6("2001:db8::2", "2001:db8:1::2");
+        (six[14], six[15]) = (0x60 | tos >> 4, tos << 4);
+        assert_eq!((b.port(&four), b.port(&six)), (to, to), "{tos:#x} against {value:#x} under {mask:#x}");
+    }
+}
+
+#[test]
+fn routes_that_are_too_short_do_not_count() {
+    for (shortest, class) in [(8, None), (9, Some(TrapClass::NoRoute))] {
+        let mut b = bench(vec![Rule { shortest, ..elsewhere() }], vec![Rule { shortest, ..elsewhere() }]);
+        let four = udp4("10.0.0.2", "10.0.1.2");
+        match class {
+            None => assert_eq!(b.port(&four), 3),
+            Some(c) => assert_eq!(b.class(&four), c),
+        }
+        assert_eq!(b.port(&udp6("2001:db8::2", "2001:db8:1::2")), 3, "32 bits are enough");
+    }
+}
