@@ -67,6 +67,7 @@ pub const FEATURES: &[Feature] = &[
     row("vxlan", "VXLAN", &["ip link add name probe type vxlan id 5 dstport 4789"]),
     Feature { machine: false, ..row("nft-ip", "nftables of the family ip", &["nft add table ip t"]) },
     Feature { machine: false, ..row("nft-inet", "nftables of the family inet", &["nft add table inet t"]) },
+    Feature { machine: false, ..row("nft-bridge", "nftables of the family bridge", &["nft add table bridge t"]) },
     Feature { machine: false, ..row("nft-netdev", "nftables of the family netdev", &["nft add table netdev t"]) },
 ];
 

@@ -90,6 +90,9 @@ fn both(f: &Facts<'_>, ifindex: u32, stand: &Stand) -> Result<(Mac, Option<Insid
     }
     if let RifKind::Fid(fid) = stand.on {
         bridge::bridge(f, bridge::split(fid).0)?;
+        if let Some(found) = f.gate.closed(&[Scope::Svi]) {
+            return Err(Why::Policy(found.why.clone()));
+        }
     }
     let mac = link.mac.filter(|m| m.is_unicast()).ok_or(Why::NoMac)?;
     Ok((mac, inside))

@@ -513,7 +513,7 @@ impl Core {
         findings.retain(|f| !(f.firewall && self.cfg.ignore_firewall));
         // Without a bridge nothing of it is in the way.
         if !mirror.links().any(|l| l.kind == "bridge") {
-            findings.retain(|f| f.scope != Scope::Bridge);
+            findings.retain(|f| !matches!(f.scope, Scope::Bridge | Scope::Svi));
         }
         // An `ip rule` that is not compiled closes what it may be about.
         let odd = |o: &Odd, all| {

@@ -224,6 +224,7 @@ fn scope_name(core: &Core, s: Scope) -> String {
     match s {
         Scope::All => "all".into(),
         Scope::Bridge => "bridge".into(),
+        Scope::Svi => "routed from and to bridges".into(),
         Scope::V4 => "inet".into(),
         Scope::V6 => "inet6".into(),
         Scope::Link(i) => dev(core, i),

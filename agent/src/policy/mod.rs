@@ -132,6 +132,8 @@ pub enum Scope {
     All,
     /// What bridges forward.
     Bridge,
+    /// What bridges hand up to be routed, and are given to send.
+    Svi,
     /// All IPv4.
     V4,
     /// All IPv6.

@@ -119,8 +119,8 @@ fn chain(family: u8, b: &[u8], ports: &[PortRef]) -> Option<Vec<Finding>> {
     let scope = match (family, num) {
         // ARP is trapped where the switch itself has it.
         (NFPROTO_ARP, _) => return Some(Vec::new()),
-        // What comes in for the switch and what it sends is the kernel's.
-        (NFPROTO_BRIDGE, LOCAL_IN | LOCAL_OUT) => return Some(Vec::new()),
+        // To a bridge, what is routed comes in for the switch, and is sent by it (`br_pass_frame_up`, `br_dev_xmit`).
+        (NFPROTO_BRIDGE, LOCAL_IN | LOCAL_OUT) => Scope::Svi,
         (NFPROTO_BRIDGE, _) => Scope::Bridge,
         (NFPROTO_NETDEV, _) | (NFPROTO_INET, INGRESS) => {
             let why = |p: &PortRef| format!("{name} is hooked on {}: {REMEDY}", p.name);
@@ -255,7 +255,8 @@ mod tests {
         for hook in [LOCAL_IN, LOCAL_OUT] {
             assert_eq!(scopes(vec![chain_of(NFPROTO_INET, hook, None)]), []);
         }
-        assert_eq!(scopes(vec![chain_of(NFPROTO_ARP, 0, None), chain_of(NFPROTO_BRIDGE, LOCAL_IN, None)]), []);
+        assert_eq!(scopes(vec![chain_of(NFPROTO_ARP, 0, None)]), []);
+        assert_eq!(scopes(vec![chain_of(NFPROTO_BRIDGE, LOCAL_IN, None)]), [Scope::Svi]);
         assert_eq!(scopes(vec![chain_of(NFPROTO_BRIDGE, 0, None)]), [Scope::Bridge]);
         assert_eq!(scopes(vec![chain_of(NFPROTO_IPV4, 9, None)]), [Scope::V4], "a hook to come");
         assert_eq!(scopes(vec![chain_of(42, 1, None)]), [Scope::All], "a family to come");
