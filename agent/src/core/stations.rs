@@ -26,6 +26,7 @@ const NTF_MASTER: u8 = 4;
 const NUD_REACHABLE: u16 = 2;
 const NDA_LLADDR: u16 = 2;
 const NDA_VLAN: u16 = 5;
+const NDA_NDM_FLAGS_MASK: u16 = 17;
 
 /// State of all this.
 #[derive(Debug, Default)]
@@ -287,6 +288,8 @@ impl Core {
             return match chip {
                 None => Do::Nothing,
                 Some(_) if forgotten => Do::Forget,
+                // It left while no agent was there.
+                Some(port) if bridge::member(&self.facts(), MemberKey { fid: k.fid, port }).is_none() => Do::Forget,
                 Some(p) => Do::Tell(p),
             };
         };
@@ -375,9 +378,17 @@ impl Core {
         fixed[4..8].copy_from_slice(&dev.to_ne_bytes());
         fixed[8..10].copy_from_slice(&NUD_REACHABLE.to_ne_bytes());
         fixed[10] = NTF_MASTER | if there { NTF_EXT_LEARNED } else { 0 };
-        let (kind, flags) = if there { (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE) } else { (rtm::DELNEIGH, 0) };
-        let mut m = Builder::new(kind, flags, &fixed).attr(NDA_LLADDR, &k.mac.0);
         let (_, vid) = bridge::split(k.fid);
+        let mut m = if !there && vid != 0 && self.mirror.vlan(dev, vid).is_none() {
+            // One station is not deleted in a VLAN that its port has left (`br_fdb_delete`): all that are ours there are.
+            fixed[8..10].fill(0);
+            fixed[10] |= NTF_EXT_LEARNED;
+            Builder::new(rtm::DELNEIGH, nlm::F_BULK, &fixed).attr(NDA_NDM_FLAGS_MASK, &[NTF_EXT_LEARNED])
+        } else {
+            let (kind, flags) =
+                if there { (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE) } else { (rtm::DELNEIGH, 0) };
+            Builder::new(kind, flags, &fixed).attr(NDA_LLADDR, &k.mac.0)
+        };
         if vid != 0 {
             m = m.attr(NDA_VLAN, &vid.to_ne_bytes());
         }

@@ -58,6 +58,7 @@ pub mod nlm {
     pub const F_DUMP: u16 = 0x300;
     pub const F_REPLACE: u16 = 0x100;
     pub const F_EXCL: u16 = 0x200;
+    pub const F_BULK: u16 = 0x200; // of a deletion
     pub const F_CREATE: u16 = 0x400;
     pub const F_APPEND: u16 = 0x800;
 }
