@@ -10,12 +10,11 @@ use hal::{
 
 use super::group::IFF_UP;
 use super::{Facts, Why};
-use crate::mirror::{Bridge, BridgePort, Link, Mirror, Station, StationKey, Vlan};
+use crate::mirror::{Bridge, BridgePort, Link, Mirror, PERMANENT, STACKED, Station, StationKey, Vlan};
 use crate::policy::Scope;
 use crate::policy::link::addressed_by_ip;
 
-/// `NUD_PERMANENT`, `NUD_NOARP` (`linux/neighbour.h`)
-const PERMANENT: u16 = 0x80;
+/// `NUD_NOARP` (`linux/neighbour.h`)
 const NOARP: u16 = 0x40;
 /// `NTF_STICKY`, `NTF_EXT_LEARNED`
 pub const NTF_STICKY: u8 = 0x40;
@@ -42,6 +41,13 @@ pub fn closed(e: &BridgePortEntry) -> BridgePortEntry {
     BridgePortEntry { ingress: false, egress: false, untagged: None, ..e.clone() }
 }
 
+/// What stands on a device and has an address of its own, which makes a bridge at the bottom hear all, and nothing says so
+/// (`__dev_set_rx_mode`; VLAN devices hand the addresses down, `vlan_dev_set_rx_mode`).
+fn own_mac<'a>(m: &'a Mirror, lower: &Link, depth: usize) -> Option<&'a Link> {
+    let mut uppers = m.uppers(lower.ifindex).filter(|l| l.flags & IFF_UP != 0 && !addressed_by_ip(&l.kind));
+    uppers.find_map(|l| if l.mac == lower.mac && depth > 0 { own_mac(m, l, depth - 1) } else { Some(l) })
+}
+
 /// A bridge that hardware can forward for, and its settings.
 ///
 /// # Errors
@@ -53,13 +59,11 @@ pub fn bridge<'a>(f: &Facts<'a>, ifindex: u32) -> Result<(&'a Link, &'a Bridge),
         if link.flags & IFF_UP == 0 {
             return Err(Why::AdminDown);
         }
+        if let Some(upper) = own_mac(f.mirror, link, STACKED) {
+            return Err(Why::OwnMac(upper.name.clone()));
+        }
         if b.promiscuous {
             return Err(Why::BridgeSetting("promiscuous mode"));
-        }
-        // What has an address of its own there makes the bridge hear all, and nothing says so (`__dev_set_rx_mode`).
-        let hears = |l: &&Link| l.flags & IFF_UP != 0 && l.mac != link.mac && !addressed_by_ip(&l.kind);
-        if let Some(upper) = f.mirror.uppers(ifindex).find(hears) {
-            return Err(Why::OwnMac(upper.name.clone()));
         }
         if let Some(odd) = b.odd {
             return Err(Why::BridgeSetting(odd));

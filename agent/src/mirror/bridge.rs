@@ -2,9 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Mirror;
 use super::types::{BridgePort, Link, Station, StationKey, Vlan};
+use super::{DumpKind, Mirror};
 use crate::placed::Placed;
+
+/// So many devices may stand on one another in the kernel (`MAX_NEST_DEV`, `linux/netdevice.h`).
+pub const STACKED: usize = 8;
+/// `NUD_PERMANENT` (`linux/neighbour.h`): stations that are the switch itself.
+pub const PERMANENT: u16 = 0x80;
 
 #[derive(Clone, Default, Debug)]
 pub(super) struct Bridges {
@@ -76,7 +81,10 @@ impl Mirror {
             }
             // Its bridge may look at its other ports with other eyes.
             self.dirt.links.insert(m);
-            self.vlans_left(i);
+            // A bridge has VLANs of its own, whatever it is in: it is no port of another.
+            if self.link(i).is_none_or(|l| l.bridge.is_none()) {
+                self.vlans_left(i);
+            }
             self.dirt.forgets.insert((i, None));
         }
         if let Some(m) = now {
@@ -95,9 +103,19 @@ impl Mirror {
                 self.bridges.uppers.entry(n).or_default().insert(i);
             }
         }
-        for below in [was, now].into_iter().flatten() {
-            if self.link(below).is_some_and(|l| l.bridge.is_some() || l.master.is_some()) {
-                self.dirt.links.insert(below);
+        for mut below in [was, now].into_iter().flatten() {
+            for _ in 0..=STACKED {
+                let Some(l) = self.link(below) else { break };
+                let (lower, hears) = (l.lower, l.bridge.as_ref().is_some_and(|b| b.promiscuous));
+                if l.bridge.is_some() || l.master.is_some() {
+                    self.dirt.links.insert(below);
+                }
+                // It may have been for this one alone: then it ended, and nothing says so.
+                if hears {
+                    self.dirt.wanted.insert(DumpKind::Link);
+                }
+                let Some(lower) = lower else { break };
+                below = lower;
             }
         }
     }
@@ -106,10 +124,24 @@ impl Mirror {
     pub(super) fn bridge_gone(&mut self, i: u32) {
         self.bridges.slaves.remove(&i);
         self.vlans_left(i);
-        let ((first, _), (_, last)) = (StationKey::all(0, None), StationKey::all(u32::MAX, None));
-        let behind = self.stations_behind(i, first, last).map(|(k, _)| *k);
-        let gone: Vec<_> = behind.chain(self.stations_of(i, None)).collect();
+        let gone: Vec<_> = self.stations_of(i, None).collect();
         gone.iter().for_each(|k| self.station_gone(k));
+        let ((first, _), (_, last)) = (StationKey::all(0, None), StationKey::all(u32::MAX, None));
+        let left: Vec<_> = self.stations_behind(i, first, last).map(|(k, s)| (*k, *s)).collect();
+        for (k, s) in left {
+            match self.holder(&k).filter(|_| s.state & PERMANENT != 0) {
+                Some(dev) => self.station_new(k, Station { dev, ..s }),
+                None => self.station_gone(&k),
+            }
+        }
+    }
+
+    /// The device whose own address an entry of a bridge is. Where that one goes, the kernel gives the entry to another that has the same,
+    /// and says nothing of it (`fdb_delete_local`).
+    fn holder(&self, k: &StationKey) -> Option<u32> {
+        let holds = |i: &u32| self.link(*i).is_some_and(|l| l.mac == Some(k.mac));
+        let within = |i: &u32| k.vid == 0 || self.vlan(*i, k.vid).is_some();
+        self.bridge_ports(k.bridge).chain([k.bridge]).find(|i| holds(i) && within(i))
     }
 
     /// The settings of a bridge port, by a message of its own.

@@ -39,6 +39,7 @@ mod table;
 mod tests;
 mod types;
 
+pub use bridge::{PERMANENT, STACKED};
 use ctx::Ctx;
 pub use ctx::Stats;
 pub use family::MirrorFamily;
