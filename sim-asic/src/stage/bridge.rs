@@ -374,6 +374,10 @@ pub(super) fn egress(
         return trap(TrapClass::Unknown, note);
     };
     let f = Frame { fid, tag: entry.tag(), vid: None, len: ETH as u32 + len };
-    let to = leave(t, None, &f, to, note)?;
-    Ok((to.port, TagWord(if to.tagged { f.tag } else { 0 })))
+    match leave(t, None, &f, to, note) {
+        Ok(to) => Ok((to.port, TagWord(if to.tagged { f.tag } else { 0 }))),
+        // Where none of its ports works the bridge has no carrier, and the kernel may have another route.
+        Err(Verdict::Drop(DropReason::LinkDown | DropReason::Stp)) => trap(TrapClass::PortDown, note),
+        Err(v) => Err(v),
+    }
 }

@@ -1,6 +1,6 @@
 //! Macvlans on ports: the kernel hands them broadcasts, and most multicasts, from a work queue of the device below (`macvlan_broadcast_enqueue`),
 //! which no sentinel to a port's own MAC waits for. Here is which there are; sending is `World`'s. And they take their carrier from that device
-//! at certain moments only.
+//! at certain moments only. And bridges, whose carrier is heard of late.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,6 +41,7 @@ struct Link {
     carrier: bool,
     runs: bool,
     tag: Option<[u8; 4]>,
+    bridge: bool,
     macvlan: bool,
     /// Of any mode.
     follows: bool,
@@ -71,6 +72,7 @@ fn link(m: &[u8]) -> Option<(u32, Link)> {
             let [id, vid] = u16::from_ne_bytes(*attr(data, IFLA_VLAN_ID)?.first_chunk()?).to_be_bytes();
             l.tag = Some([p, q, id, vid]);
         }
+        b"bridge\0" => l.bridge = true,
         b"macvlan\0" => {
             l.follows = true;
             l.macvlan = attr(data, IFLA_MACVLAN_MODE).and_then(u32_of)? != MACVLAN_MODE_SOURCE;
@@ -90,6 +92,16 @@ pub fn left_with_carrier() -> io::Result<Vec<String>> {
     dump(RTM_GETLINK, RTM_NEWLINK, 0, |m| all.extend(link(m)))?;
     let on_down = |l: &&Link| l.below.and_then(|b| all.get(&b)).is_some_and(|b| !b.up);
     Ok(all.values().filter(|l| l.follows && l.carrier).filter(on_down).map(|l| l.name.clone()).collect())
+}
+
+/// A bridge whose carrier came or went, which routes and the devices on it hear of only up to a second later (`linkwatch_run_queue`).
+///
+/// # Errors
+/// The kernel's.
+pub fn late_bridge() -> io::Result<Option<String>> {
+    let mut all = BTreeMap::new();
+    dump(RTM_GETLINK, RTM_NEWLINK, 0, |m| all.extend(link(m)))?;
+    Ok(all.into_values().find(|l| l.bridge && l.up && l.carrier != l.runs).map(|l| l.name))
 }
 
 /// One for each device of the calling thread's namespace that such stand on, all of it up and with carrier.

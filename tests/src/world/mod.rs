@@ -380,7 +380,7 @@ impl World {
     }
 
     /// Waits until each netdev that is up has the carrier that its wire has: a device set up says so only a moment later. Macvlans on one
-    /// that is down lose theirs, which those on a TAP would keep (README, known limits).
+    /// that is down lose theirs, which those on a TAP would keep (README, known limits). Bridges have that of their ports.
     ///
     /// # Errors
     /// They never agree.
@@ -408,6 +408,12 @@ impl World {
                     }
                     std::thread::sleep(Duration::from_millis(1));
                 }
+            }
+            while let Some(late) = macvlan::late_bridge()? {
+                if Instant::now() > until {
+                    bail!("{late}'s carrier stays unheard of");
+                }
+                std::thread::sleep(Duration::from_millis(5));
             }
             Ok(())
         })?
