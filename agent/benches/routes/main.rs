@@ -171,7 +171,9 @@ impl World {
                 FromChip::Records { id, records, next }
             }
             (ToChip::Active { id, .. }, _) => FromChip::Active { id, keys: Vec::new(), next: None },
-            (ToChip::Stats { .. }, _) => return None,
+            (ToChip::Stats { id }, _) => {
+                FromChip::Stats { id, counters: Default::default(), usage: Default::default() }
+            }
         })
     }
 
