@@ -81,6 +81,10 @@ impl Ports {
             }
             let l = mirror.link(at)?;
             if let Some(b) = &l.bridge {
+                // Of one that is down the kernel does not say how its settings change (`netdev_state_change`).
+                if l.flags & group::IFF_UP == 0 {
+                    return None;
+                }
                 // Anything between them would have a MAC of its own, which makes the bridge promiscuous.
                 let tag = tags.first().copied().filter(|_| below.len() == 1);
                 let fid = (tag.is_some() || below.is_empty()).then(|| bridge::svi(mirror, l.ifindex, b, tag))??;

@@ -237,11 +237,15 @@ impl Core {
         }
     }
 
-    /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated.
+    /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated; so is what stands behind a port that
+    /// left the VLAN meanwhile.
     pub(super) fn stations_read(&mut self) {
-        let ours = self.mirror.stations().filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0);
-        let keys = ours.filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| self.stations.chip.get(k).is_none());
+        let ours = || self.mirror.stations().filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0);
+        let keys = ours().filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| self.stations.chip.get(k).is_none());
+        let left = ours().filter(|(k, s)| k.vid != 0 && self.mirror.vlan(s.dev, k.vid).is_none());
+        let left: BTreeSet<(u32, (u32, u16))> = left.map(|(k, s)| (s.dev, (k.bridge, k.vid))).collect();
         self.stations.aged = keys.collect();
+        left.into_iter().for_each(|(dev, vlan)| self.stations_leave(dev, Some(vlan)));
     }
 
     pub(super) fn stations_work(&mut self) {

@@ -46,7 +46,8 @@ impl Mirror {
         self.enslaved(l.ifindex, old.as_ref().and_then(|o| o.master), l.master);
         self.stacked(l.ifindex, old.as_ref().and_then(|o| o.lower), l.lower);
         self.dirt.links.insert(l.ifindex);
-        let stands = |l: &Link| (l.lower, l.stacked, l.bridge.as_ref().map(|b| (b.filtering, b.tpid)));
+        let stands =
+            |l: &Link| (l.lower, l.stacked, l.bridge.as_ref().map(|b| (b.filtering, b.tpid, l.flags & IFF_UP)));
         self.dirt.stacks |= old.as_ref().map(stands) != Some(stands(&l));
         let Some(old) = old else { return };
         let i = l.ifindex;
