@@ -14,8 +14,8 @@ use crate::mirror::{Bridge, BridgePort, Link, Mirror, PERMANENT, STACKED, Statio
 use crate::policy::Scope;
 use crate::policy::link::addressed_by_ip;
 
-/// `NUD_NOARP` (`linux/neighbour.h`)
-const NOARP: u16 = 0x40;
+/// `NUD_NOARP` (`linux/neighbour.h`): stations that are where they were put.
+pub const NOARP: u16 = 0x40;
 /// `NTF_STICKY`, `NTF_EXT_LEARNED`
 pub const NTF_STICKY: u8 = 0x40;
 /// See [`NTF_STICKY`].
@@ -254,6 +254,12 @@ pub fn fdb_key(k: &StationKey) -> Option<FdbKey> {
 /// Whether a station does not come and go by itself.
 pub fn fixed(s: &Station) -> bool {
     s.state & (PERMANENT | NOARP) != 0 || s.flags & NTF_STICKY != 0
+}
+
+/// Whether the kernel has a station from the chip and leaves it to us to forget. What was learned and then put there by hand keeps the
+/// flag, and goes with the rest if it is not static.
+pub fn ours(s: &Station) -> bool {
+    s.flags & NTF_EXT_LEARNED != 0 && s.state & (PERMANENT | NOARP) == 0
 }
 
 /// The bridge port behind which the chip may learn a station that the kernel knows there: it is one that comes and goes.

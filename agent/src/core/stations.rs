@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use hal::{AnyKey, BridgePortId, Event, FdbKey, FidId, MemberKey, Op, Record, RifId, RifKind, StaticKey};
 
 use super::Core;
-use crate::compile::bridge::NTF_EXT_LEARNED;
+use crate::compile::bridge::{NOARP, NTF_EXT_LEARNED};
 use crate::compile::{Stand, bridge};
 use crate::input::Output;
-use crate::mirror::StationKey;
+use crate::mirror::{PERMANENT, StationKey};
 use crate::netlink::build::Builder;
 use crate::netlink::{AF_BRIDGE, nlm, rtm};
 use crate::placed::{Behind, Placed};
@@ -26,6 +26,7 @@ const NTF_MASTER: u8 = 4;
 const NUD_REACHABLE: u16 = 2;
 const NDA_LLADDR: u16 = 2;
 const NDA_VLAN: u16 = 5;
+const NDA_NDM_STATE_MASK: u16 = 16;
 const NDA_NDM_FLAGS_MASK: u16 = 17;
 
 /// State of all this.
@@ -217,7 +218,7 @@ impl Core {
             None => (StationKey::all(0, None).0, StationKey::all(u32::MAX, None).1),
         };
         let copies = self.mirror.stations_behind(dev, first, last);
-        let copies = copies.filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0).filter_map(|(k, _)| bridge::fdb_key(k));
+        let copies = copies.filter(|(_, s)| bridge::ours(s)).filter_map(|(k, _)| bridge::fdb_key(k));
         let key = |k: &StationKey, any| FdbKey { fid: bridge::fid_id(k.bridge, k.vid).unwrap_or(any), mac: k.mac };
         let there = self.stations.chip.behind(dev, key(&first, FidId(0)), key(&last, FidId(u32::MAX)));
         let all: BTreeSet<FdbKey> = there.map(|(k, _)| *k).chain(copies).collect();
@@ -240,8 +241,11 @@ impl Core {
     /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated; so is what stands behind a port that
     /// left the VLAN meanwhile.
     pub(super) fn stations_read(&mut self) {
-        let ours = || self.mirror.stations().filter(|(_, s)| s.flags & NTF_EXT_LEARNED != 0);
-        let keys = ours().filter_map(|(k, _)| bridge::fdb_key(k)).filter(|k| self.stations.chip.get(k).is_none());
+        let ours = || self.mirror.stations().filter(|(_, s)| bridge::ours(s));
+        let keys = ours()
+            .filter(|(_, s)| !bridge::fixed(s))
+            .filter_map(|(k, _)| bridge::fdb_key(k))
+            .filter(|k| self.stations.chip.get(k).is_none());
         let left = ours().filter(|(k, s)| k.vid != 0 && self.mirror.vlan(s.dev, k.vid).is_none());
         let left: BTreeSet<(u32, (u32, u16))> = left.map(|(k, s)| (s.dev, (k.bridge, k.vid))).collect();
         self.stations.aged = keys.collect();
@@ -297,7 +301,7 @@ impl Core {
                 Some(p) => Do::Tell(p),
             };
         };
-        let ours = s.flags & NTF_EXT_LEARNED != 0;
+        let ours = bridge::ours(s);
         if chip.is_none() && self.stations.aged.contains(&k) {
             if ours {
                 return Do::Untell(s.dev);
@@ -387,7 +391,9 @@ impl Core {
             // One station is not deleted in a VLAN that its port has left (`br_fdb_delete`): all that are ours there are.
             fixed[8..10].fill(0);
             fixed[10] |= NTF_EXT_LEARNED;
-            Builder::new(rtm::DELNEIGH, nlm::F_BULK, &fixed).attr(NDA_NDM_FLAGS_MASK, &[NTF_EXT_LEARNED])
+            Builder::new(rtm::DELNEIGH, nlm::F_BULK, &fixed)
+                .attr(NDA_NDM_STATE_MASK, &(PERMANENT | NOARP).to_ne_bytes())
+                .attr(NDA_NDM_FLAGS_MASK, &[NTF_EXT_LEARNED])
         } else {
             let (kind, flags) =
                 if there { (rtm::NEWNEIGH, nlm::F_CREATE | nlm::F_REPLACE) } else { (rtm::DELNEIGH, 0) };
@@ -405,7 +411,7 @@ impl Core {
     pub(super) fn station_ack(&mut self, id: u64, errno: i32, message: &str) -> bool {
         let Some(k) = self.stations.waiting.remove(&id) else { return false };
         // Where that changed nothing, the kernel says nothing more.
-        let s = self.mirror.station(&bridge::station_key(k)).filter(|s| s.flags & NTF_EXT_LEARNED != 0);
+        let s = self.mirror.station(&bridge::station_key(k)).filter(|s| bridge::ours(s));
         if errno == 0 && self.stations.asked.get(&k) == Some(&s.map(|s| BridgePortId(s.dev))) {
             self.stations.asked.remove(&k);
         }
