@@ -238,12 +238,13 @@ impl Core {
         }
     }
 
-    /// The chip has been read: what the kernel holds as learned by it, and it does not, is outdated; so is what stands behind a port that
-    /// left the VLAN meanwhile.
+    /// The chip has been read: what the kernel holds as learned by it, and it does not but could, is outdated; so is what stands behind a
+    /// port that left the VLAN meanwhile.
     pub(super) fn stations_read(&mut self) {
         let ours = || self.mirror.stations().filter(|(_, s)| bridge::ours(s));
+        let facts = self.facts();
         let keys = ours()
-            .filter(|(_, s)| !bridge::fixed(s))
+            .filter(|(k, s)| bridge::learnable(&facts, k, s).is_some())
             .filter_map(|(k, _)| bridge::fdb_key(k))
             .filter(|k| self.stations.chip.get(k).is_none());
         let left = ours().filter(|(k, s)| k.vid != 0 && self.mirror.vlan(s.dev, k.vid).is_none());
